@@ -1,0 +1,109 @@
+"""heavyq: the Python worker for heavy BullMQ jobs, and its producers.
+
+The public names. Each is imported when it is first asked for: `import heavyq` itself loads no Redis client, no
+pydantic and no part of the worker.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from heavyq.config.profiles import HEAVY, LIGHT, MEDIUM, STANDARD, Profile
+    from heavyq.config.values import Keep, exponential, fixed
+    from heavyq.core.outcome import Failure, Usage
+    from heavyq.errors import (
+        AddUnknown,
+        BadValue,
+        ConfigError,
+        HeavyqError,
+        JobError,
+        JobFailed,
+        NoSuchJob,
+        NotBuiltYet,
+        NotInJobProcess,
+        PayloadError,
+        PayloadTooLarge,
+        RedisError,
+        RedisRefused,
+        RedisReplyError,
+        RedisUnavailable,
+        ResultGone,
+        UnknownOption,
+    )
+    from heavyq.job.context import Job
+    from heavyq.queue.connection import close, connect
+    from heavyq.queue.handle import JobHandle
+    from heavyq.queue.model import Model
+    from heavyq.queue.queue import NamedQueue, Queue
+    from heavyq.queue.registry import child_start, child_stop, preload
+
+__all__ = [
+    "HEAVY",
+    "LIGHT",
+    "MEDIUM",
+    "STANDARD",
+    "AddUnknown",
+    "BadValue",
+    "ConfigError",
+    "Failure",
+    "HeavyqError",
+    "Job",
+    "JobError",
+    "JobFailed",
+    "JobHandle",
+    "Keep",
+    "Model",
+    "NamedQueue",
+    "NoSuchJob",
+    "NotBuiltYet",
+    "NotInJobProcess",
+    "PayloadError",
+    "PayloadTooLarge",
+    "Profile",
+    "Queue",
+    "RedisError",
+    "RedisRefused",
+    "RedisReplyError",
+    "RedisUnavailable",
+    "ResultGone",
+    "UnknownOption",
+    "Usage",
+    "child_start",
+    "child_stop",
+    "close",
+    "connect",
+    "exponential",
+    "fixed",
+    "preload",
+]
+
+if not TYPE_CHECKING:  # type checkers would take any name at all for one that `__getattr__` knows
+    _MODULES = {
+        "heavyq.config.profiles": ("HEAVY", "LIGHT", "MEDIUM", "STANDARD", "Profile"),
+        "heavyq.config.values": ("Keep", "exponential", "fixed"),
+        "heavyq.core.outcome": ("Failure", "Usage"),
+        "heavyq.job.context": ("Job",),
+        "heavyq.queue.connection": ("close", "connect"),
+        "heavyq.queue.handle": ("JobHandle",),
+        "heavyq.queue.model": ("Model",),
+        "heavyq.queue.queue": ("NamedQueue", "Queue"),
+        "heavyq.queue.registry": ("child_start", "child_stop", "preload"),
+    }
+    _HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+    def __getattr__(name: str) -> Any:
+        from importlib import import_module
+
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("heavyq")
+        home = _HOME.get(name, "heavyq.errors" if name in __all__ else None)
+        if home is None:
+            raise AttributeError(f"module 'heavyq' has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(home), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

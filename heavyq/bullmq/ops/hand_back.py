@@ -1,0 +1,27 @@
+"""hand_back: the job returns to the head of those that wait. Its script is hand_back.lua."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from heavyq.bullmq.op import Op
+from heavyq.bullmq.ops.common import Settled, field_args, lease_args, meta, read_settled
+
+if TYPE_CHECKING:
+    from heavyq.bullmq.lease import Lease
+
+
+def hand_back(lease: Lease, *, now_ms: int, usage: bytes | None) -> Op[Settled]:
+    """Settle a lease: the job runs next, wherever a worker is free, and no attempt is burnt.
+
+    usage: JSON text of `hq:usage`, None if the job did not run.
+    Wire: protocol 7.10.
+    """
+    del now_ms  # every settle has it; this one's script needs no clock
+    return Op(
+        verb="hand_back",
+        keys=meta(lease.queue),
+        args=(*lease_args(lease), *field_args(("hq:usage", usage))),
+        read=read_settled,
+        replayable=True,
+    )

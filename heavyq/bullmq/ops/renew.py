@@ -1,0 +1,30 @@
+"""renew: push back the expiry of many leases. Its script is renew.lua."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from heavyq.bullmq.op import Op
+from heavyq.bullmq.ops.common import lease_args, meta, read_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from heavyq.bullmq.keys import QueueKey
+    from heavyq.bullmq.lease import Lease
+
+
+def renew(q: QueueKey, leases: Sequence[Lease], *, lock_ms: int) -> Op[tuple[str, ...]]:
+    """Push back the expiry of each lease that is still ours; an expired lock is made anew.
+
+    lock_ms: new time to live, counted by the server from its own clock.
+    Returns the ids of the jobs whose lease is lost; those may already run elsewhere.
+    Wire: protocol 7.11.
+    """
+    return Op(
+        verb="renew",
+        keys=meta(q),
+        args=(lock_ms, *(arg for lease in leases for arg in lease_args(lease))),
+        read=read_ids,
+        replayable=True,
+    )

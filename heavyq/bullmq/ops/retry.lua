@@ -1,0 +1,36 @@
+-- retry: this attempt failed; the job waits again at once.
+--
+-- KEYS[1]  meta
+-- ARGV     1 id  2 token  3 fence  4 ats  5 processedOn  6 now (ms)  7 lifo ('1' or '0')
+--          8... pairs of field and value for the hash
+-- Returns  'settled', 'lost', 'gone'
+--
+-- Mirrors BullMQ 5 and 6, retry job (protocol 7.8).
+-- Differences: ownership and replay as in complete; due jobs are promoted after the job has left `active`, so
+-- that a lost lease writes nothing; while paused, the list in use is kept.
+
+local lease, now_ms, lifo = lease_argument(1), number_argument(6), ARGV[7] == '1'
+check_field_pairs(8)
+
+local job = read_leased(lease)
+local refusal = settle_refusal(lease, job)
+if refusal then
+  return refusal
+end
+if not leave_active(lease) then
+  return 'lost'
+end
+
+redis.call('HSET', lease.key, 'atm', digits(job.attempts_made + 1), 'hq:settled', lease.token, unpack(ARGV, 8))
+local settings = read_settings()
+promote_due(settings, now_ms)
+if job.priority > 0 then
+  prioritize_last(lease.id, job.priority)
+elseif lifo then
+  push_first(settings, lease.id)
+else
+  push_last(settings, lease.id)
+end
+mark_ready(settings)
+emit_and_trim(settings, 'waiting', 'jobId', lease.id, 'prev', 'active')
+return 'settled'

@@ -1,0 +1,91 @@
+"""Importing the user's modules: what `pkg.*` means, and one line that says why an import failed.
+
+Owns the import path and the wording. Called where user code may run: in the zygote and in short-lived
+commands, never in the supervisor.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from heavyq.errors import ConfigError, HeavyqError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+
+def import_modules(names: Iterable[str]) -> tuple[str, ...]:
+    """Import modules, with the current folder on the path; return the names of what was imported.
+
+    Whatever a module raises comes through: put it into words with `why_it_does_not_import`.
+    """
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    imported = []
+    for name in names:
+        for single in _expand(name):
+            importlib.import_module(single)
+            imported.append(single)
+    return tuple(dict.fromkeys(imported))
+
+
+def _expand(name: str) -> Iterator[str]:
+    """Yield the modules of one name: `pkg.*` is the package and all below it, but `__main__`, a program."""
+    if not name.endswith(".*"):
+        yield _checked(name)
+        return
+    package = importlib.import_module(_checked(name.removesuffix(".*")))
+    yield package.__name__
+    if not hasattr(package, "__path__"):
+        raise ConfigError(f"{name}: {package.__name__} is a module, no package; write {package.__name__}")
+    for found in pkgutil.walk_packages(package.__path__, package.__name__ + ".", onerror=_raise):
+        if not found.name.endswith(".__main__"):
+            yield found.name
+
+
+def _raise(_name: str) -> NoReturn:
+    raise  # noqa: PLE0704 - walk_packages calls this inside its except; without it a broken package is skipped
+
+
+def _checked(name: str) -> str:
+    if name.endswith(".py") or "/" in name:
+        dotted = name.removesuffix(".py").strip("./").replace("/", ".")
+        raise ConfigError(f"{name} is a file name; a module is named with dots: {dotted}")
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ConfigError(f"{name!r} is no module name: write pkg.module or pkg.*")
+    return name
+
+
+def why_it_does_not_import(error: BaseException, names: Iterable[str] = ()) -> str:
+    """Return one line: what an import raised, and where.
+
+    names: the modules that were asked for: one of them that does not exist is told apart from one that is
+    missing inside them.
+    """
+    if isinstance(error, HeavyqError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name and _asked_for(error.name, names):
+        return f"there is no module {error.name} in {Path.cwd()} or on the import path (is the folder right?)"
+    text = f"{type(error).__name__}: {error}".splitlines()[0]
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
+    where = _where(error)
+    return f"{text} ({where})" if where else text
+
+
+def _asked_for(missing: str, names: Iterable[str]) -> bool:
+    return any(f"{name.removesuffix('.*')}.".startswith(f"{missing}.") for name in names)
+
+
+def _where(error: BaseException) -> str:
+    """Return file and line of the user's frame that is nearest to the error."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith("<") and frame.filename != __file__ and "/importlib/" not in frame.filename:
+            return f"{frame.filename}:{frame.lineno}"
+    return ""

@@ -1,0 +1,107 @@
+"""The options of one queue in a worker, resolved, and where each value came from.
+
+Owns the order: `--set`, then `Queue(...)` in code, then flag, environment, pyproject.toml, then the profile,
+then the default. Driven by the supervisor, with what the zygote's catalogue says, and by `heavyq config`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from heavyq.config.profiles import PROFILES, Profile
+from heavyq.config.sources import Given, Sources
+from heavyq.config.table import nearest, options
+from heavyq.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from heavyq.config.option import Option
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSettings:
+    """How a worker runs one queue's jobs. Times in seconds, sizes in bytes; None is off.
+
+    A concurrency of None may use all the worker's children.
+    """
+
+    concurrency: int | None
+    lock_duration_s: float
+    stalled_interval_s: float
+    max_stalled_count: int
+    max_jobs_per_child: int | None
+    recycle_rss: int | None
+    max_child_age_s: float | None
+    nice: int
+    oom_score_adj: int
+    max_payload: int
+    max_result: int
+
+
+def resolve_queue(
+    name: str, profile: Profile, code_options: Mapping[str, object], sources: Sources
+) -> tuple[QueueSettings, dict[str, Given]]:
+    """Resolve the worker options of one queue.
+
+    code_options: `CodeOptions.worker` of the queue, as read. Returns the settings, and per option value
+    and origin.
+    """
+    found = {option.name: _resolve(option, name, profile, code_options, sources) for option in options("queue")}
+    settings = QueueSettings(
+        concurrency=found["concurrency"].value,
+        lock_duration_s=found["lock_duration"].value,
+        stalled_interval_s=found["stalled_interval"].value,
+        max_stalled_count=found["max_stalled_count"].value,
+        max_jobs_per_child=found["max_jobs_per_child"].value,
+        recycle_rss=found["recycle_rss"].value,
+        max_child_age_s=found["max_child_age"].value,
+        nice=found["nice"].value,
+        oom_score_adj=found["oom_score_adj"].value,
+        max_payload=found["max_payload"].value,
+        max_result=found["max_result"].value,
+    )
+    return settings, found
+
+
+def _resolve(
+    option: Option, queue: str, profile: Profile, code_options: Mapping[str, object], sources: Sources
+) -> Given:
+    own = sources.per_queue.get(queue, {})
+    if option.name in own:
+        return own[option.name]
+    if option.name in code_options:
+        return Given(code_options[option.name], f"Queue({queue!r})")
+    if option.name in sources.given:
+        given = sources.given[option.name]
+        # the worker's number of children: a queue without a number of its own may use them all
+        return Given(None, given.where) if option.name == "concurrency" else given
+    if option.name in profile.worker_options:
+        return Given(profile.worker_options[option.name], f"profile {profile.name}")
+    return Given(option.default, "default")
+
+
+def children_wanted(concurrency: int | None, queues: Iterable[QueueSettings]) -> int:
+    """Return how many children a worker may have.
+
+    concurrency: the worker's `--concurrency`. Without it every queue may run as many jobs as it says.
+    """
+    return concurrency or max(1, sum(queue.concurrency or 0 for queue in queues))
+
+
+def of_worker_type(wanted: tuple[str, ...] | None, profile_of: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the queues that a worker of these types serves.
+
+    wanted: profile names, None or "all" for every queue. profile_of: the profile's name of each queue.
+    Raises UsageError for a type that no profile has.
+    """
+    if wanted is None or "all" in wanted:
+        return tuple(profile_of)
+    known = {profile.name for profile in PROFILES} | set(profile_of.values())
+    for kind in wanted:
+        if kind not in known:
+            raise UsageError(
+                f"--worker-type {kind}: no such type{nearest(kind, known)}; known: {', '.join(sorted(known))}"
+            )
+    return tuple(queue for queue, profile in profile_of.items() if profile in wanted)

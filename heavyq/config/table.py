@@ -1,0 +1,314 @@
+"""Every option of heavyq, each once.
+
+From this table come the command line's flags, the environment's names, the keys of pyproject.toml,
+validation, `heavyq config` and the reference page. The typed dicts at the end repeat its names for type
+checkers only; a test holds the two together.
+
+Options whose part is not built yet stand here with `built=False`: they are refused by name, never ignored.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Final, Literal, TypedDict
+
+from heavyq.bullmq.options import Backoff
+from heavyq.config.option import Kind, Option, Scope
+from heavyq.config.units import Duration, Size
+from heavyq.config.values import Keep, exponential
+from heavyq.errors import UnknownOption
+
+MiB: Final = 1024 * 1024
+PRIORITY_MAX: Final = 2_097_151
+_VALUE_MAX: Final = 512 * MiB  # what one Redis string holds
+
+
+def _queue(
+    name: str, kind: Kind, meaning: str, default: Any = None, *, flag: str | tuple[str, ...] = (), **more: Any
+) -> Option:
+    flags = (flag,) if isinstance(flag, str) else flag
+    return Option(name, kind, "queue", meaning, default, flags=flags, env=(f"HEAVYQ_{name.upper()}",), **more)
+
+
+def _worker(
+    name: str, kind: Kind, meaning: str, default: Any = None, *, flag: str | tuple[str, ...] = (), **more: Any
+) -> Option:
+    flags = ((flag,) if isinstance(flag, str) else flag) or (f"--{name.replace('_', '-')}",)
+    more.setdefault("env", (f"HEAVYQ_{name.upper()}",))
+    return Option(name, kind, "worker", meaning, default, flags=flags, **more)
+
+
+def _job(name: str, kind: Kind, meaning: str, default: Any = None, *, flag: str = "", **more: Any) -> Option:
+    return Option(name, kind, "job", meaning, default, flags=(flag,) if flag else (), **more)
+
+
+_ALL: Final[tuple[Option, ...]] = (
+    # ---- queue: how the worker runs a queue's jobs ----
+    _queue(
+        "concurrency",
+        "int",
+        "how many of the queue's jobs run at once; on the command line, in the environment and in "
+        "pyproject.toml: how many children the worker has, and a queue without a number of its own may use "
+        "them all",
+        1,
+        low=1,
+        high=1000,
+        flag=("--concurrency", "-c"),
+    ),
+    _queue(
+        "lock_duration",
+        "duration",
+        "how long a lease lives without being renewed; it is renewed long before",
+        30.0,
+        low=2,
+        high=86400,
+    ),
+    _queue(
+        "stalled_interval",
+        "duration",
+        "how often the queue is searched for jobs whose lease ran out",
+        30.0,
+        low=0.5,
+        high=86400,
+    ),
+    _queue(
+        "max_stalled_count",
+        "int",
+        "how often a job may lose its worker before it is failed",
+        1,
+        low=0,
+        high=1000,
+    ),
+    _queue(
+        "max_jobs_per_child",
+        "int",
+        "after so many jobs a child is replaced",
+        low=1,
+        may_be_off=True,
+        flag="--max-jobs-per-child",
+    ),
+    _queue(
+        "recycle_rss",
+        "size",
+        "a child that has grown to this much memory of its own is replaced after its job",
+        low=MiB,
+        may_be_off=True,
+        flag="--recycle-rss",
+    ),
+    _queue("max_child_age", "duration", "a child of this age is replaced after its job", low=1, may_be_off=True),
+    _queue("nice", "int", "how far children step back for other processes (nice)", 5, low=0, high=19),
+    _queue(
+        "oom_score_adj",
+        "int",
+        "how much sooner the kernel picks a child than the worker when memory runs out; never lowered",
+        1000,
+        low=0,
+        high=1000,
+    ),
+    _queue(
+        "max_payload",
+        "size",
+        "the largest payload that add takes, as JSON; pass an id instead",
+        MiB,
+        low=1,
+        high=_VALUE_MAX,
+    ),
+    _queue(
+        "max_result",
+        "size",
+        "the largest result that a processor may return, as JSON",
+        MiB,
+        low=1,
+        high=_VALUE_MAX,
+    ),
+    _queue(
+        "start_method",
+        "choice",
+        "how a child comes to be: forked from a process that has imported the modules",
+        "fork",
+        choices=("fork",),
+        pending=("spawn",),
+    ),
+    _queue("async_concurrency", "int", "how many jobs of an async processor share one child", 50, built=False),
+    _queue("memory_request", "size", "memory that a job of the queue needs", built=False),
+    _queue("memory_limit", "size", "memory that a job may use", built=False, flag="--memory-limit"),
+    _queue("on_memory_limit", "text", "fail or retry a job over its memory limit", "fail", built=False),
+    _queue("timeout", "duration", "how long a job may run", built=False, flag="--timeout"),
+    _queue("timeout_grace", "duration", "time for a stopped job to clean up", 10.0, built=False),
+    _queue("progress_timeout", "duration", "how long a job may run without progress", built=False),
+    _queue("limiter", "text", "how many jobs may start in a time", built=False),
+    # ---- job: they belong to whoever adds ----
+    _job(
+        "attempts",
+        "int",
+        "how often a job is run in all before it has failed",
+        3,
+        low=1,
+        high=1_000_000,
+        flag="--attempts",
+    ),
+    _job(
+        "backoff",
+        "backoff",
+        "how long to wait before a retry; None: at once",
+        exponential("1s"),
+        may_be_off=True,
+    ),
+    _job(
+        "priority",
+        "int",
+        "1 is first; a job without priority (0) goes before all that have one",
+        0,
+        low=0,
+        high=PRIORITY_MAX,
+        flag="--priority",
+    ),
+    _job("delay", "duration", "how long to wait before the job may run", 0.0, low=0, flag="--delay"),
+    _job("lifo", "bool", "take the newest first: the job goes to the head of the queue", default=False),
+    _job("remove_on_complete", "keep", "what stays of completed jobs: True is nothing", default=True),
+    _job("remove_on_fail", "keep", "what stays of failed jobs: False is all", default=False),
+    _job("keep_logs", "int", "how many rows of a job's log are kept", low=1, may_be_off=True),
+    _job(
+        "stack_trace_limit",
+        "int",
+        "how many stack traces of failed attempts are kept",
+        low=0,
+        may_be_off=True,
+    ),
+    _job("size_limit", "size", "the largest payload that this add takes, as JSON", low=0, may_be_off=True),
+    _job("job_id", "id", "an id of your own: adding it twice is one job", per_add=True, flag="--job-id"),
+    _job("timestamp", "moment", "when the job was made; default: now", per_add=True),
+    _job("deduplication", "text", "at most one job of this id at a time", built=False),
+    _job("parent", "text", "the job that waits for this one", per_add=True, built=False),
+    _job("fail_parent_on_failure", "bool", "a failure fails the parent too", built=False),
+    _job("ignore_dependency_on_failure", "bool", "the parent goes on without this child", built=False),
+    _job("continue_parent_on_failure", "bool", "the parent starts at once", built=False),
+    _job("remove_dependency_on_failure", "bool", "the parent forgets this child", built=False),
+    _job("durable", "bool", "wait until a replica has the job", built=False),
+    # ---- worker: one `heavyq run` ----
+    _worker(
+        "modules",
+        "names",
+        "modules to import; `pkg.*` is all of a package; in pyproject.toml also a table by worker type",
+        flag=("MODULE",),
+    ),
+    _worker("queues", "names", "serve only these of the modules' queues", flag=("--queue", "-q")),
+    _worker(
+        "worker_type",
+        "names",
+        "serve only the queues of these profiles, or `all`",
+        env=("HEAVYQ_WORKER_TYPE", "WORKER_TYPE"),
+    ),
+    _worker(
+        "redis",
+        "url",
+        "where Redis is, unless the queues say; without it the embedded server is used, if it is installed",
+        env=("HEAVYQ_REDIS", "REDIS_URL"),
+    ),
+    _worker("prefix", "text", "first part of the key names of queues that name none", "bull"),
+    _worker(
+        "drain_timeout",
+        "duration",
+        "how long running jobs may go on after TERM or INT before they are stopped and handed back",
+        20.0,
+        low=0,
+    ),
+    _worker(
+        "failover_after",
+        "duration",
+        "a worker that stands still so long is killed, so that its jobs run elsewhere; off: after 60 s",
+        8.0,
+        low=1,
+        may_be_off=True,
+    ),
+    _worker("connect_timeout", "duration", "how long to wait for Redis at start", 10.0, low=0),
+    _worker("name", "text", "the worker's name, shown by BullMQ's lists of workers"),
+    _worker("burst", "bool", "end when nothing is left to do", default=False),
+    _worker("log_format", "choice", "text for people, json for machines", "text", choices=("text", "json")),
+    _worker(
+        "log_level",
+        "choice",
+        "what is too unimportant to be logged",
+        "info",
+        choices=("debug", "info", "warning", "error"),
+    ),
+    _worker("memory_budget", "text", "memory that all jobs of the worker share", built=False),
+    _worker("grace", "duration", "time for a stopped job to save its checkpoint", 5.0, built=False),
+    _worker("inline", "bool", "one job at a time in this process, for a debugger", default=False, built=False),
+    _worker("metrics_port", "text", "where metrics are served", built=False),
+    _worker("state_dir", "text", "where results wait that Redis did not take", built=False),
+)
+
+OPTIONS: Final[Mapping[str, Option]] = {option.name: option for option in _ALL}
+
+
+def options(scope: Scope, *, built: bool = True) -> tuple[Option, ...]:
+    """Return the options of one scope, in the order of the table."""
+    return tuple(option for option in _ALL if option.scope == scope and option.built == built)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean "x"?)` if a known name is close, else nothing. camelCase is understood."""
+    snake = re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", name).lower().replace("-", "_")
+    by_lower = {word.lower(): word for word in known}
+    close = difflib.get_close_matches(snake, by_lower, n=1, cutoff=0.6)
+    return f' (did you mean "{by_lower[close[0]]}"?)' if close else ""
+
+
+def find_option(name: str, *scopes: Scope, where: str) -> Option:
+    """Return the option of that name. where: who names it, for the message (`Queue('videos')`).
+
+    Raises UnknownOption with the nearest name.
+    """
+    option = OPTIONS.get(name)
+    if option is None or option.scope not in scopes:
+        known = [o.name for o in _ALL if o.scope in scopes and o.built]
+        raise UnknownOption(f"{where} has no option {name!r}{nearest(name, known)}")
+    return option
+
+
+# ---- the same names for type checkers ---------------------------------------------------------------------
+
+
+class WorkerOptions(TypedDict, total=False):
+    """How the worker runs a queue's jobs."""
+
+    concurrency: int
+    lock_duration: Duration
+    stalled_interval: Duration
+    max_stalled_count: int
+    max_jobs_per_child: int | None
+    recycle_rss: Size | None
+    max_child_age: Duration | None
+    nice: int
+    oom_score_adj: int
+    max_payload: Size
+    max_result: Size
+    start_method: Literal["fork"]
+
+
+class JobDefaults(TypedDict, total=False):
+    """Job options that a queue or a profile may preset."""
+
+    attempts: int
+    backoff: Backoff | None
+    priority: int
+    delay: Duration
+    lifo: bool
+    remove_on_complete: bool | int | Keep
+    remove_on_fail: bool | int | Keep
+    keep_logs: int | None
+    stack_trace_limit: int | None
+    size_limit: Size | None
+
+
+class JobOptions(JobDefaults, total=False):
+    """Options of one add."""
+
+    job_id: str
+    timestamp: datetime
+
+
+class QueueOptions(WorkerOptions, JobDefaults, total=False):
+    """What `Queue(...)` and a profile take."""

@@ -1,0 +1,221 @@
+"""The life of one child process. Pure: no pid, no clock, no signal; times and sizes come with the events.
+
+Decides when a child may take a job, when it is retired, when it is killed. Knows nothing of what a run means.
+
+    Starting ──ChildReady──> Ready ──(limits reached, not wanted, draining)──> Retiring ──ChildExited──> Gone
+        └──────────────── ChildExited ────────────────────────────────────────────────────────────────────┘
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from heavyq.errors import ProtocolError
+
+START_LIMIT_S = 600.0
+RETIRE_LIMIT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ChildLimits:
+    """When a child is replaced after a job. bytes are its charge above what it had at birth."""
+
+    max_jobs: int | None
+    recycle_rss_bytes: int | None
+    max_age_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Starting:
+    asked_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """It can take jobs. run: the one it has. clean: nothing of an earlier job is left below it."""
+
+    born_s: float
+    birth_bytes: int
+    run: int | None = None
+    clean: bool = True
+    jobs_done: int = 0
+
+    @property
+    def idle(self) -> bool:
+        """True when a job may be sent to it."""
+        return self.run is None and self.clean
+
+
+@dataclass(frozen=True, slots=True)
+class Retiring:
+    why: str
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """failed: it died before it was ever ready."""
+
+    failed: bool
+
+
+ChildState = Starting | Ready | Retiring | Gone
+
+
+@dataclass(frozen=True, slots=True)
+class ChildReady:
+    charge_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunTaken:
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunOver:
+    """Its job has reported. clean: the child says that nothing is left below it."""
+
+    clean: bool
+    charge_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """What the job had left below the child was killed. whole: nothing could not be removed."""
+
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RetireAsked:
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class ChildExited:
+    pass
+
+
+ChildEvent = ChildReady | RunTaken | RunOver | Cleaned | RetireAsked | Ticked | ChildExited
+
+
+@dataclass(frozen=True, slots=True)
+class AskExit:
+    """Send the child its exit frame: it runs its @child_stop hooks and ends."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Kill the child and all below it."""
+
+    why: str
+
+
+Action = AskExit | Kill
+Decision = tuple[ChildState, tuple[Action, ...]]
+
+
+def decide(state: ChildState, event: ChildEvent, now_s: float, limits: ChildLimits) -> Decision:
+    """Return the next state of one child and the actions to perform, in order.
+
+    Raises ProtocolError for an event that cannot happen in the state: a bug of the shell, or of the child.
+    """
+    match state:
+        case Starting():
+            return _starting(state, event, now_s)
+        case Ready():
+            return _ready(state, event, now_s, limits)
+        case Retiring():
+            return _retiring(state, event, now_s)
+        case Gone():
+            if isinstance(event, Ticked | RetireAsked):
+                return state, ()
+            raise _impossible(state, event)
+        case _:
+            assert_never(state)
+
+
+def _starting(state: Starting, event: ChildEvent, now_s: float) -> Decision:
+    match event:
+        case ChildReady():
+            return Ready(born_s=now_s, birth_bytes=event.charge_bytes), ()
+        case ChildExited():
+            return Gone(failed=True), ()
+        case Ticked() if now_s - state.asked_s > START_LIMIT_S:
+            why = f"it was not ready after {START_LIMIT_S:.0f} s (a @child_start hook that hangs?)"
+            return Retiring(why, now_s + RETIRE_LIMIT_S), (Kill(why),)
+        case Ticked():
+            return state, ()
+        case RetireAsked():
+            return Retiring(event.why, now_s + RETIRE_LIMIT_S), (AskExit(event.why),)
+        case RunTaken() | RunOver() | Cleaned():
+            raise _impossible(state, event)
+        case _:
+            assert_never(event)
+
+
+def _ready(state: Ready, event: ChildEvent, now_s: float, limits: ChildLimits) -> Decision:
+    match event:
+        case RunTaken() if state.idle:
+            return replace(state, run=event.run), ()
+        case RunOver() if state.run is not None:
+            done = replace(state, run=None, clean=event.clean, jobs_done=state.jobs_done + 1)
+            why = _worn_out(done, event.charge_bytes, now_s, limits)
+            return _retire(why, now_s) if why else (done, ())
+        case Cleaned() if event.whole:
+            return replace(state, clean=True), ()
+        case Cleaned():
+            return _retire("what its job left behind could not be removed", now_s)
+        case RetireAsked() if state.run is None:
+            return _retire(event.why, now_s)
+        case ChildExited():
+            return Gone(failed=False), ()
+        case Ticked():
+            return state, ()
+        case ChildReady() | RunTaken() | RunOver() | RetireAsked():
+            raise _impossible(state, event)
+        case _:
+            assert_never(event)
+
+
+def _retiring(state: Retiring, event: ChildEvent, now_s: float) -> Decision:
+    match event:
+        case ChildExited():
+            return Gone(failed=False), ()
+        case Ticked() if now_s > state.deadline_s:
+            why = f"it did not end within {RETIRE_LIMIT_S:.0f} s of being asked"
+            return replace(state, deadline_s=now_s + RETIRE_LIMIT_S), (Kill(why),)
+        case Ticked() | RetireAsked() | Cleaned() | ChildReady():  # on their way when it was asked to go
+            return state, ()
+        case RunTaken() | RunOver():
+            raise _impossible(state, event)
+        case _:
+            assert_never(event)
+
+
+def _worn_out(state: Ready, charge_bytes: int, now_s: float, limits: ChildLimits) -> str | None:
+    if limits.max_jobs is not None and state.jobs_done >= limits.max_jobs:
+        return f"max_jobs_per_child: {state.jobs_done} jobs done"
+    grown = charge_bytes - state.birth_bytes
+    if limits.recycle_rss_bytes is not None and grown >= limits.recycle_rss_bytes:
+        return f"recycle_rss: grown by {grown / 2**20:.0f} MiB since its birth"
+    if limits.max_age_s is not None and now_s - state.born_s >= limits.max_age_s:
+        return f"max_child_age: {now_s - state.born_s:.0f} s old"
+    return None
+
+
+def _retire(why: str, now_s: float) -> Decision:
+    return Retiring(why, now_s + RETIRE_LIMIT_S), (AskExit(why),)
+
+
+def _impossible(state: ChildState, event: ChildEvent) -> ProtocolError:
+    return ProtocolError(f"{type(event).__name__} cannot happen to a child that is {type(state).__name__}")

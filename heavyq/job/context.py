@@ -1,0 +1,135 @@
+"""`Job`: what a processor gets. Its names are a contract with user code.
+
+Owns the view of one run from inside the child. Sends through the channel and never talks to Redis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic
+
+from typing_extensions import TypeVar
+
+from heavyq.job import wire
+from heavyq.queue.typed import to_json
+
+if TYPE_CHECKING:
+    from heavyq.bullmq.options import WireOptions
+
+P = TypeVar("P", default=dict[str, Any])
+R = TypeVar("R", default=Any)
+
+PROGRESS_BYTES_MAX = 64 * 1024
+CHECKPOINT_BYTES_MAX = 1024 * 1024
+LOG_ROW_MAX = 8 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class JobInfo:
+    """The facts of one run, as the supervisor sent them."""
+
+    id: str
+    name: str
+    queue_name: str
+    attempt: int
+    attempts_made: int
+    fence: int
+    timestamp_ms: int
+    slot: int
+    workdir: Path
+    opts: WireOptions
+    progress: Any
+    checkpoint: Any
+
+
+class Job(Generic[P, R]):
+    """One run of one job.
+
+    id, name, queue_name: text. data: the payload in its type. attempt: 1 on the first run. attempts_made:
+    BullMQ's count before this run. fence: grows with every lease of the queue: store it beside what you write
+    outside, and refuse a smaller one. timestamp: when the job was added, aware UTC. opts: the job's options as
+    stored. checkpoint: what an earlier run saved, else
+    None. workdir: an empty folder, emptied after the run; TMPDIR points to it. slot: 0..N-1, unique among the
+    worker's children at any moment.
+    progress: the last value that was sent.
+    """
+
+    def __init__(self, info: JobInfo, data: P, send: Callable[..., None]) -> None:
+        self._info = info
+        self._send = send
+        self.data: P = data
+        self.progress: Any = info.progress
+        self.checkpoint: Any = info.checkpoint
+
+    @property
+    def id(self) -> str:
+        return self._info.id
+
+    @property
+    def name(self) -> str:
+        return self._info.name
+
+    @property
+    def queue_name(self) -> str:
+        return self._info.queue_name
+
+    @property
+    def attempt(self) -> int:
+        return self._info.attempt
+
+    @property
+    def attempts_made(self) -> int:
+        return self._info.attempts_made
+
+    @property
+    def fence(self) -> int:
+        return self._info.fence
+
+    @property
+    def slot(self) -> int:
+        return self._info.slot
+
+    @property
+    def workdir(self) -> Path:
+        return self._info.workdir
+
+    @property
+    def opts(self) -> WireOptions:
+        return self._info.opts
+
+    @property
+    def timestamp(self) -> datetime:
+        return datetime.fromtimestamp(self._info.timestamp_ms / 1000, tz=UTC)
+
+    def update_progress(self, value: float | dict[str, Any]) -> None:
+        """Tell the world how far the job is: a number or a dict, at most 64 KiB as JSON.
+
+        Call it as often as you like: only the latest value is kept until it is sent.
+        Raises ValueError for what is no JSON or too large, NotInJobProcess in a forked process.
+        """
+        raw = to_json(value)
+        if len(raw) > PROGRESS_BYTES_MAX:
+            raise ValueError(f"progress of {len(raw)} bytes: at most {PROGRESS_BYTES_MAX} are taken")
+        self._send(wire.PROGRESS, None, raw)
+        self.progress = value
+
+    def log(self, row: str) -> None:
+        """Add a row to the job's log, which Bull Board and `heavyq logs` show; cut at 8 KiB."""
+        self._send(wire.LOG, None, str(row)[:LOG_ROW_MAX].encode("utf-8", "replace"))
+
+    def save_checkpoint(self, value: Any) -> None:
+        """Save where the job stands: JSON of at most 1 MiB. The next run finds it in `checkpoint`.
+
+        It is kept through retries, hand-backs and crashes, and deleted when the job completes.
+        Raises ValueError for what is no JSON or too large, NotInJobProcess in a forked process.
+        """
+        raw = to_json(value)
+        if len(raw) > CHECKPOINT_BYTES_MAX:
+            raise ValueError(
+                f"checkpoint of {len(raw)} bytes: at most {CHECKPOINT_BYTES_MAX} are taken; save a path instead"
+            )
+        self._send(wire.CHECKPOINT, None, raw)
+        self.checkpoint = value

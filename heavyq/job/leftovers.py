@@ -1,0 +1,72 @@
+"""What a job leaves behind in its child: processes and files. Fresh child, clean child.
+
+Owns the removal of what stands below the child and in its workdir after a job. Spares what stood there before
+the job (@child_start helpers) and multiprocessing's own resource tracker, which belongs to the interpreter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+from heavyq.linux.process import children_of, kill_pid
+
+_LIMIT_S = 2.0
+
+
+def standing() -> frozenset[int]:
+    """Return the pids directly below this process now."""
+    return frozenset(children_of(os.getpid()))
+
+
+def left_since(before: frozenset[int]) -> list[int]:
+    """Return the pids below this process that were not there before the job. 24 us."""
+    tracker = _tracker_pid()
+    return [pid for pid in children_of(os.getpid()) if pid not in before and pid != tracker]
+
+
+def none_left(before: frozenset[int], workdir: Path) -> bool:
+    """Tell whether the job left nothing: no process below us, no file in its workdir."""
+    return not left_since(before) and not any(os.scandir(workdir))
+
+
+def remove_processes(before: frozenset[int]) -> bool:
+    """Kill and reap what the job left running; True when nothing of it is left.
+
+    We are a subreaper: the children of what is killed fall to us and are taken in the next round.
+    """
+    deadline = time.monotonic() + _LIMIT_S
+    while left := left_since(before):
+        for pid in left:
+            kill_pid(pid, signal.SIGKILL)
+        for pid in left:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.0005)
+    return True
+
+
+def empty(workdir: Path) -> bool:
+    """Remove what the job left in its workdir; True when it is empty."""
+    with os.scandir(workdir) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)
+    return not any(os.scandir(workdir))
+
+
+def _tracker_pid() -> int | None:
+    module = sys.modules.get("multiprocessing.resource_tracker")
+    tracker = getattr(module, "_resource_tracker", None)
+    pid = getattr(tracker, "_pid", None)
+    return pid if isinstance(pid, int) else None

@@ -1,0 +1,31 @@
+"""The frames between supervisor, zygote and children: which kinds there are and what they carry.
+
+Owns the letters and the fields; `linux.frames` owns the bytes. Shared by both ends so that they cannot differ.
+"""
+
+from __future__ import annotations
+
+# supervisor -> zygote
+CONFIGURE = b"C"  # head: ZygoteConfig
+FORK = b"F"  # head: {child, slot}; two descriptors travel with it: the child's socket, its log pipe
+
+# zygote (or a middle process) -> supervisor
+CATALOGUE = b"K"  # head: {}; body: JSON, see `zygote.catalogue`
+BROKEN = b"B"  # head: {error}; body: traceback text. The zygote ends after it
+FORKED = b"N"  # head: {child, pid}
+NOT_FORKED = b"E"  # head: {child, error}
+
+# supervisor -> child
+JOB = b"J"  # head: {run, queue, prefix, id, fence, made, max_result}; parts: see JOB_PARTS
+EXIT = b"Q"
+
+# child -> supervisor
+READY = b"R"  # born and hooks run, or: cleaned up after a job. head: {whole}
+NOT_READY = b"X"  # head: {error}; body: traceback text. The child ends after it
+RESULT = b"r"  # head: {run, clean, usage}; body: the result's JSON
+FAILURE = b"f"  # head: {run, clean, usage, reason, detail}; body: traceback text
+PROGRESS = b"p"  # body: JSON
+LOG = b"l"  # body: one row of text
+CHECKPOINT = b"c"  # body: JSON
+
+JOB_PARTS = ("name", "data", "opts", "timestamp", "progress", "hq:checkpoint")

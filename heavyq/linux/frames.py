@@ -1,0 +1,95 @@
+"""Frames on a stream socket between supervisor, zygote and children.
+
+A frame is one byte of kind, two big-endian 32-bit lengths, a small JSON head (may be empty) and a body of raw
+bytes. The supervisor reads heads and never bodies. No pickle: the supervisor must not run what a child sends.
+Owns the byte layout only; what a kind means stands with those who send it.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from heavyq.errors import ProtocolError
+
+_LAYOUT = struct.Struct("!cII")
+HEAD_MAX = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One message. kind: one ASCII letter. head: parsed JSON object. body: opaque."""
+
+    kind: bytes
+    head: Mapping[str, Any]
+    body: bytes
+
+    def parts(self) -> list[bytes]:
+        """Split a body that `pack` joined, by the lengths in the head."""
+        found, at = [], 0
+        for size in self.head["parts"]:
+            found.append(self.body[at : at + size])
+            at += size
+        return found
+
+
+def pack(kind: bytes, head: Mapping[str, Any] | None = None, body: bytes = b"") -> bytes:
+    """Return the bytes of one frame."""
+    raw = json.dumps(head, ensure_ascii=False).encode("utf-8", "replace") if head else b""
+    return _LAYOUT.pack(kind, len(raw), len(body)) + raw + body
+
+
+def pack_parts(kind: bytes, head: Mapping[str, Any], parts: Sequence[bytes]) -> bytes:
+    """Return a frame whose body is several byte strings; `Frame.parts` takes them apart."""
+    return pack(kind, {**head, "parts": [len(p) for p in parts]}, b"".join(parts))
+
+
+class FrameReader:
+    """Cuts a byte stream into frames. Sans-IO: `feed` what was received, iterate what is whole.
+
+    body_max: bytes; a longer body raises ProtocolError before it is buffered.
+    """
+
+    def __init__(self, body_max: int = 2**31) -> None:
+        self._buffer = bytearray()
+        self._body_max = body_max
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """Take what was received; yield the frames that are whole now."""
+        buffer = self._buffer
+        buffer += data
+        at, end = 0, len(buffer)
+        try:
+            while end - at >= _LAYOUT.size:
+                kind, n_head, n_body = _LAYOUT.unpack_from(buffer, at)
+                if n_head > HEAD_MAX or n_body > self._body_max:
+                    raise ProtocolError(f"frame {kind!r} of {n_head}+{n_body} bytes is over the limit")
+                start = at + _LAYOUT.size
+                stop = start + n_head + n_body
+                if stop > end:
+                    break
+                raw = bytes(buffer[start : start + n_head])
+                at = stop
+                yield Frame(kind, _head(raw), bytes(buffer[start + n_head : stop]))
+        finally:
+            del buffer[:at]
+
+    @property
+    def holds_part(self) -> bool:
+        """True when a frame has begun and is not whole."""
+        return bool(self._buffer)
+
+
+def _head(raw: bytes) -> Mapping[str, Any]:
+    if not raw:
+        return {}
+    try:
+        head = json.loads(raw)
+    except ValueError as error:
+        raise ProtocolError(f"frame head is not JSON: {error}") from error
+    if not isinstance(head, dict):
+        raise ProtocolError("frame head is not an object")
+    return head

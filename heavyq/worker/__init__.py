@@ -1,0 +1,1 @@
+"""The worker: guard and supervisor. Never imports user code."""

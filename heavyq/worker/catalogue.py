@@ -1,0 +1,82 @@
+"""What the user's modules declare, as the zygote told it, made into what this worker serves.
+
+Owns the choice of queues and of the one Redis. Sees names and options only; functions stay in the zygote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from heavyq.bullmq.keys import QueueKey
+from heavyq.config import Profile, QueueSettings, RunSettings, children_wanted, of_worker_type, resolve_queue
+from heavyq.core.child import ChildLimits
+from heavyq.errors import ConfigError
+from heavyq.store import embedded
+from heavyq.worker.crew import ChildKind
+
+_Declared = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """The queues that this worker serves, with their options; the Redis that holds them; how many children."""
+
+    url: str
+    queues: Mapping[QueueKey, QueueSettings]
+    concurrency: int
+
+
+def read_catalogue(raw: _Declared, settings: RunSettings) -> Catalogue:
+    """Choose the queues and resolve their options.
+
+    Raises ConfigError when there is nothing to serve, or when the queues live in more than one Redis; UsageError
+    for a queue or a worker type that is not there.
+    """
+    chosen = _choose(raw, settings)
+    if complaint := settings.options.unknown_queues([q["name"] for q in raw["queues"]]):
+        raise ConfigError(complaint)
+    queues = {
+        QueueKey(q["prefix"], q["name"]): resolve_queue(
+            q["name"], Profile.from_json(q["profile"]), q["options"], settings.options
+        )[0]
+        for q in chosen
+    }
+    concurrency = children_wanted(settings.concurrency, queues.values())
+    return Catalogue(_one_url(chosen, settings), queues, concurrency)
+
+
+def kind_of(settings: QueueSettings) -> ChildKind:
+    """Return the child options of a queue; queues of equal kind share children."""
+    return ChildKind(
+        nice=settings.nice,
+        oom_score_adj=settings.oom_score_adj,
+        limits=ChildLimits(settings.max_jobs_per_child, settings.recycle_rss, settings.max_child_age_s),
+    )
+
+
+def _choose(raw: _Declared, settings: RunSettings) -> Sequence[_Declared]:
+    queues: Sequence[_Declared] = raw["queues"]
+    modules = ", ".join(settings.modules)
+    if not queues:
+        declared = f" (queues without one: {', '.join(raw['declared'])})" if raw["declared"] else ""
+        raise ConfigError(f"no processor in {modules}{declared}; decorate a function with @queue.processor")
+    known = [q["name"] for q in queues]
+    if unknown := [name for name in settings.queues if name not in known]:
+        raise ConfigError(f"no processor for queue {unknown[0]!r} in {modules}; known: {', '.join(known)}")
+    of_type = of_worker_type(settings.worker_type, {q["name"]: q["profile"]["name"] for q in queues})
+    chosen = [q for q in queues if q["name"] in of_type and (not settings.queues or q["name"] in settings.queues)]
+    if not chosen:
+        types = ", ".join(settings.worker_type or ())
+        raise ConfigError(f"{modules}: no queue of worker type {types}; give --worker-type all to serve every queue")
+    return chosen
+
+
+def _one_url(queues: Sequence[_Declared], settings: RunSettings) -> str:
+    """A worker serves one Redis."""
+    urls = {q["url"] or settings.redis_url or "" for q in queues}
+    if len(urls) > 1:
+        names = ", ".join(q["name"] for q in queues)
+        raise ConfigError(f"the queues {names} live in more than one Redis; start a worker for each, with -q")
+    return urls.pop() or embedded.ensure()

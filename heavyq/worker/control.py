@@ -1,0 +1,508 @@
+"""Control: the runs and the queues of one worker. Leases for free seats, gives jobs to children, settles.
+
+Owns every run from its lease to its end, and whose turn it is. Decisions are `core.run`'s and `core.fleet`'s;
+Redis is behind `commands`, processes are behind `crew`. Runs on the loop, never blocks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import structlog
+
+from heavyq.bullmq.keys import QueueKey
+from heavyq.bullmq.lease import LeasedJob, LeaseRefused, LeaseReply, NothingToLease
+from heavyq.bullmq.ops.checkpoint import checkpoint
+from heavyq.bullmq.ops.lease import lease
+from heavyq.bullmq.ops.progress import progress
+from heavyq.bullmq.ops.wake import wake
+from heavyq.config import QueueSettings
+from heavyq.core import child as child_life
+from heavyq.core import fleet
+from heavyq.core import run as life
+from heavyq.core.outcome import Failure, Usage
+from heavyq.errors import HeavyqError, ProtocolError
+from heavyq.job import wire
+from heavyq.linux import procfs
+from heavyq.linux.clock import epoch_ms, monotonic_s
+from heavyq.linux.frames import Frame, pack_parts
+from heavyq.worker.commands import Command, Commands
+from heavyq.worker.crew import ChildKind, Crew
+from heavyq.worker.process import ChildProcess
+from heavyq.worker.renewal import Vouched
+from heavyq.worker.runs import Run, log_op, read_job, settle_op
+from heavyq.worker.waiter import Waiter
+
+_BLOCK_S = 5.0  # BullMQ's drainDelay: how long an idle worker trusts the marker alone
+_BLOCK_MAX_S = 10.0
+_REFUSED_PAUSE_S = 1.0
+_ROWS_WAITING_MAX = 1_000
+
+
+@dataclass(slots=True)
+class Served:
+    """A queue that this worker serves.
+
+    held: runs and unanswered leases. may_have_work: a lease is worth asking for. due_ms: when its earliest
+    delayed job is due. asleep_until_s: it is rate limited until then.
+    """
+
+    key: QueueKey
+    settings: QueueSettings
+    kind: ChildKind
+    limit: int
+    waiter: Waiter | None = None
+    held: int = 0
+    may_have_work: bool = True
+    due_ms: int | None = None
+    asleep_until_s: float = 0.0
+
+    @property
+    def is_empty(self) -> bool:
+        """True when the last lease found no job, and none is delayed, as far as is known."""
+        return not self.may_have_work and self.due_ms is None and not self.asleep_until_s
+
+    @property
+    def lock_ms(self) -> int:
+        return int(self.settings.lock_duration_s * 1000)
+
+
+class Control:
+    """The state of one worker, and what is done at each event."""
+
+    def __init__(
+        self,
+        served: Sequence[Served],
+        commands: Commands,
+        vouched: Vouched,
+        *,
+        worker_id: str,
+        name: str | None,
+        concurrency: int,
+    ) -> None:
+        self.served = served
+        self._by_key = {s.key: s for s in served}
+        self._commands, self._vouched = commands, vouched
+        self._worker_id, self._name, self._concurrency = worker_id, name, concurrency
+        self._tokens, self._numbers = itertools.count(1), itertools.count(1)
+        self.runs: dict[int, Run] = {}
+        self._by_token: dict[str, Run] = {}
+        self._waiting: list[Run] = []  # leased, no child yet
+        self._asked = 0  # leases without an answer
+        self._turn = -1
+        self.draining = False
+        self._log = structlog.get_logger(thread="control")
+        self.crew: Crew
+
+    # ---- seats, leases, children
+
+    def dispatch(self) -> None:
+        """Give leased jobs to children, lease for what is free, arm the waiters. Cheap; called after any change."""
+        self._place_waiting()
+        if self.draining:
+            return
+        free = self._free_seats()
+        while free > 0 and (served := self._next_queue()) is not None:
+            self._commands.send(self._lease_command(served))
+            free -= 1
+        if free > 0:
+            for one in self.served:
+                self._arm(one)
+
+    def _free_seats(self) -> int:
+        if not self.crew.may_make and not any(self._is_idle(c) for c in self.crew.children.values()):
+            return 0
+        return fleet.free_seats(
+            concurrency=self._concurrency,
+            runs=sum(run.holds_seat for run in self.runs.values()),
+            leases_asked=self._asked,
+            children_leaving=sum(_leaving(child) for child in self.crew.children.values()),
+        )
+
+    def _next_queue(self) -> Served | None:
+        views = [fleet.QueueView(s.limit, s.held, s.may_have_work, s.kind) for s in self.served]
+        index = fleet.next_queue(views, self._turn)
+        if index is None:
+            return None
+        self._turn = index
+        return self.served[index]
+
+    def _lease_command(self, served: Served) -> Command:
+        token = f"hq:{self._worker_id}:{next(self._tokens)}"
+        asked_s = monotonic_s()
+        op = {"token": token, "now_ms": epoch_ms(), "lock_ms": served.lock_ms, "worker_name": self._name}
+        self._asked += 1
+        served.held += 1
+        return Command(
+            lease(served.key, **op),  # type: ignore[arg-type]
+            lambda reply: self._leased(served, reply, asked_s),
+            again=lease(served.key, **op, replay=True),  # type: ignore[arg-type]
+        )
+
+    def _leased(self, served: Served, reply: LeaseReply | HeavyqError, asked_s: float) -> None:
+        self._asked -= 1
+        match reply:
+            case LeasedJob():
+                served.may_have_work = True
+                self._begin(served, reply, asked_s)
+            case NothingToLease():
+                self._found_nothing(served, reply.next_due_ms)
+            case LeaseRefused():
+                self._found_nothing(served, None)
+                served.asleep_until_s = monotonic_s() + reply.wait_ms / 1000 if reply.wait_ms else 0.0
+            case HeavyqError():
+                self._log.error("redis refused a lease", queue=served.key.name, error=str(reply))
+                self._found_nothing(served, None)
+                served.asleep_until_s = monotonic_s() + _REFUSED_PAUSE_S
+            case _:
+                assert_never(reply)
+        self.dispatch()
+
+    def _found_nothing(self, served: Served, due_ms: int | None) -> None:
+        served.held -= 1
+        served.may_have_work = False
+        served.due_ms = due_ms
+
+    def _place_waiting(self) -> None:
+        still: list[Run] = []
+        for run in self._waiting:
+            kind = self._by_key[run.queue].kind
+            ahead = sum(self._by_key[r.queue].kind == kind for r in still)
+            if not self._place(run, kind, ahead):
+                still.append(run)
+        self._waiting = still
+
+    def _place(self, run: Run, kind: ChildKind, ahead: int) -> bool:
+        views = [
+            fleet.ChildView(c.number, c.kind, self._is_idle(c), isinstance(c.state, child_life.Starting), _leaving(c))
+            for c in self.crew.children.values()
+        ]
+        match fleet.place(kind, views, concurrency=self._concurrency, waiting_ahead=ahead):
+            case fleet.UseChild(number):
+                self._assign(run, self.crew.children[number])
+                return True
+            case fleet.MakeChild():
+                if self.crew.may_make:
+                    self.crew.make(kind)
+            case fleet.RetireChild(number):
+                self.crew.apply(self.crew.children[number], child_life.RetireAsked("another queue needs its seat"))
+            case fleet.WaitForChild():
+                pass
+        return False
+
+    @staticmethod
+    def _is_idle(child: ChildProcess) -> bool:
+        return isinstance(child.state, child_life.Ready) and child.state.idle
+
+    def _assign(self, run: Run, child: ChildProcess) -> None:
+        run.child = child.number
+        self.crew.apply(child, child_life.RunTaken(run.number))
+        if child.pid:
+            run.cpu_before_s = procfs.cpu_s(child.pid) or 0.0
+        self._apply(run, life.Assigned())
+
+    def vouch(self) -> None:
+        """Move the counter that lets the renewal thread go on: the loop goes round."""
+        self._vouched.rounds += 1
+
+    # ---- waiting for work
+
+    def _arm(self, served: Served) -> None:
+        waiter = served.waiter
+        if waiter is None or waiter.busy or served.may_have_work or served.held >= served.limit:
+            return
+        timeout_s = _BLOCK_S
+        if served.due_ms is not None:
+            timeout_s = min(_BLOCK_MAX_S, max(0.001, (served.due_ms - epoch_ms()) / 1000))
+        waiter.arm(timeout_s)
+
+    def woken(self, key: QueueKey, popped: bool) -> None:
+        """A waiter came back: with the queue's marker, or because its time was over."""
+        served = self._by_key[key]
+        assert served.waiter is not None
+        served.waiter.busy = False
+        limited = served.asleep_until_s > monotonic_s()
+        served.may_have_work = not limited
+        if popped and (self.draining or limited or self._free_seats() == 0 or served.held >= served.limit):
+            self._commands.send(Command(wake(key)))  # not for us now: another worker may want it
+        self.dispatch()
+
+    def swept(self, key: QueueKey) -> None:
+        """The janitor put stalled jobs back to wait."""
+        self._by_key[key].may_have_work = True
+        self.dispatch()
+
+    # ---- a run's events
+
+    def _begin(self, served: Served, job: LeasedJob, asked_s: float) -> None:
+        facts, opts = read_job(job, random.random())  # noqa: S311 - jitter, no secret
+        state, actions = life.begin(facts, draining=self.draining)
+        run = Run(next(self._numbers), job, facts, opts, state, monotonic_s(), progress=job.fields.get(b"progress"))
+        self.runs[run.number] = run
+        self._by_token[job.lease.token] = run
+        self._vouched.add(job.lease, served.lock_ms, asked_s)
+        self._note_begin(run)
+        if isinstance(state, life.Leased):
+            self._waiting.append(run)
+        self._perform(run, actions)
+
+    def _note_begin(self, run: Run) -> None:
+        facts = run.facts
+        if facts.unreadable:
+            self._log.error("job is unreadable", **_about(run), why=facts.unreadable.detail)
+        elif facts.duty:
+            self._log.error("job needs a duty that is not built yet: delayed 60 s", **_about(run), duty=facts.duty)
+
+    def _apply(self, run: Run, event: life.RunEvent) -> None:
+        run.state, actions = life.decide(run.state, event)
+        self._log.debug("run", **_about(run), happened=type(event).__name__, now=type(run.state).__name__)
+        self._perform(run, actions)
+
+    def _perform(self, run: Run, actions: tuple[life.Action, ...]) -> None:
+        for action in actions:
+            match action:
+                case life.SendJob():
+                    self._send_job(run)
+                case life.KillChild():
+                    if run.child in self.crew.children:
+                        self.crew.kill(self.crew.children[run.child], "its job must stop")
+                case life.Settle():
+                    self._settle(run, action.settlement)
+                case life.Release():
+                    self._release(run)
+                case _:
+                    assert_never(action)
+
+    def _send_job(self, run: Run) -> None:
+        assert run.child is not None
+        fields, ours = run.job.fields, run.job.lease
+        head = {
+            "run": run.number,
+            "queue": ours.queue.name,
+            "prefix": ours.queue.prefix,
+            "id": ours.job_id,
+            "fence": ours.fence,
+            "made": run.facts.made,
+            "max_result": self._by_key[run.queue].settings.max_result,
+        }
+        parts = [fields.get(name.encode(), b"") for name in wire.JOB_PARTS]
+        self.crew.children[run.child].send(pack_parts(wire.JOB, head, parts))
+
+    def _settle(self, run: Run, settlement: life.Settlement) -> None:
+        self._note_end(run, settlement)
+        if run in self._waiting:
+            self._waiting.remove(run)
+        settle = Command(settle_op(run, settlement), lambda reply: self._settled(run, reply))
+        following = self._lease_behind(run)
+        self._commands.send(settle, *following)
+
+    def _lease_behind(self, run: Run) -> tuple[Command, ...]:
+        """Return the lease that goes with a settlement in one round trip, for the seat that falls free with it."""
+        child = self.crew.children.get(run.child) if run.child is not None else None
+        if (
+            self.draining
+            or (child is not None and not self._is_idle(child))
+            or (child is None and not self.crew.may_make)
+        ):
+            return ()
+        self._by_key[run.queue].held -= 1
+        served = self._next_queue()
+        self._by_key[run.queue].held += 1
+        if served is None:
+            return ()
+        run.seat_passed = True
+        return (self._lease_command(served),)
+
+    def _settled(self, run: Run, reply: str | HeavyqError) -> None:
+        if isinstance(reply, HeavyqError):
+            self._log.error("the outcome could not be written", **_about(run), error=str(reply))
+        elif reply == "lost":
+            self._log.error("the lease was lost: nothing was written", **_about(run))
+        elif reply == "refused":
+            self._log.error("the job has children that are not done: completing was refused", **_about(run))
+        self._by_key[run.queue].may_have_work = True  # its place in the queue changed: ask once more
+        self._apply(run, life.Settled(lost=reply != "settled"))
+        self.dispatch()
+
+    def _release(self, run: Run) -> None:
+        token = run.job.lease.token
+        self._vouched.drop(token)
+        self._by_token.pop(token, None)
+        self.runs.pop(run.number, None)
+        if run in self._waiting:
+            self._waiting.remove(run)
+        self._by_key[run.queue].held -= 1
+
+    def lease_lost(self, token: str) -> None:
+        """Renewal found that a lease is not ours any more."""
+        self._vouched.drop(token)
+        run = self._by_token.get(token)
+        if run is not None and not isinstance(run.state, life.Settling):
+            self._log.error("lease lost: the job is stopped, nothing of it is written", **_about(run))
+            self._apply(run, life.LeaseLost())
+            self.dispatch()
+
+    # ---- what children say
+
+    def child_ready(self, _child: ChildProcess) -> None:
+        """A child was born, or has cleaned up."""
+        self.dispatch()
+
+    def child_said(self, child: ChildProcess, frame: Frame) -> None:
+        """A frame about the child's job."""
+        run = self._run_of(child)
+        if run is None:  # its run is over: what is still on the way counts for nothing
+            return
+        match frame.kind:
+            case wire.PROGRESS:
+                self._progressed(run, frame.body)
+            case wire.LOG:
+                self._take_row(run, frame.body.decode("utf-8", "replace"))
+            case wire.CHECKPOINT:
+                self._commands.send_latest(("checkpoint", run.number), lambda: checkpoint(run.job.lease, frame.body))
+            case wire.RESULT | wire.FAILURE:
+                self._reported(run, child, frame)
+            case _:
+                raise ProtocolError(f"unknown frame {frame.kind!r}")
+
+    def child_printed(self, child: ChildProcess, line: str) -> None:
+        """A line of the child's stdout or stderr: to the worker's log and the job's."""
+        run = self._run_of(child)
+        if run is None:
+            self._log.info(line, child=child.number)
+            return
+        self._log.info(line, **_about(run))
+        self._take_row(run, line)
+
+    def child_died(self, child: ChildProcess, failure: Failure, cpu_s: float | None) -> None:
+        """A child is dead, reaped and drained."""
+        run = next((r for r in self.runs.values() if r.child == child.number), None)
+        if run is not None:
+            used = Usage(
+                peak_rss_bytes=run.peak_rss_bytes,
+                cpu_s=round(max(0.0, (cpu_s or 0.0) - run.cpu_before_s), 3),
+                wall_s=round(monotonic_s() - run.leased_s, 3),
+            )
+            run.child = None
+            self._apply(run, life.ChildLost(failure, used))
+        self.dispatch()
+
+    def _run_of(self, child: ChildProcess) -> Run | None:
+        state = child.state
+        return self.runs.get(state.run) if isinstance(state, child_life.Ready) and state.run is not None else None
+
+    def _reported(self, run: Run, child: ChildProcess, frame: Frame) -> None:
+        head = frame.head
+        if head["run"] != run.number:
+            raise ProtocolError(f"a report of run {head['run']} while {run.number} is running")
+        child.drain_lines()
+        usage = Usage(head["usage"]["peak_rss_bytes"], head["usage"]["cpu_s"], head["usage"]["wall_s"])
+        self.crew.apply(child, child_life.RunOver(bool(head["clean"]), self.crew.charge(child)))
+        if frame.kind == wire.RESULT:
+            self._apply(run, life.Reported(frame.body, usage))
+        else:
+            stack = frame.body.decode("utf-8", "replace") or None
+            self._apply(run, life.Raised(Failure(head["reason"], head["detail"], stack=stack), usage))
+        run.child = None  # from here on the child may have another run
+        self.dispatch()
+
+    def _progressed(self, run: Run, value: bytes) -> None:
+        run.progress = value
+        self._commands.send_latest(("progress", run.number), lambda: progress(run.job.lease, run.progress or b"0"))
+
+    def _take_row(self, run: Run, row: str) -> None:
+        run.lines.append(row)
+        if len(run.rows) < _ROWS_WAITING_MAX:
+            run.rows.append(row)
+        else:
+            run.rows_dropped += 1
+        self._commands.send_latest(("log", run.number), lambda: log_op(run))
+
+    # ---- stopping
+
+    def drain(self) -> None:
+        """Lease nothing more; children without a job go."""
+        self.draining = True
+        for served in self.served:
+            if served.waiter:
+                served.waiter.stop()
+        for run in tuple(self._waiting):
+            self._apply(run, life.StopAsked())
+        self._retire_idle()
+
+    def _retire_idle(self) -> None:
+        for child in tuple(self.crew.children.values()):
+            idle = isinstance(child.state, child_life.Ready) and child.state.run is None
+            if idle or isinstance(child.state, child_life.Starting):
+                self.crew.apply(child, child_life.RetireAsked("the worker ends"))
+
+    def hand_back_all(self) -> None:
+        """Stop what runs, and give it back."""
+        for run in tuple(self.runs.values()):
+            self._apply(run, life.StopAsked())
+
+    @property
+    def over(self) -> bool:
+        """True when nothing is held, asked for, or left to be told to Redis."""
+        return not self.runs and self._asked == 0 and self._commands.idle
+
+    @property
+    def nothing_left_to_do(self) -> bool:
+        """True when every queue is empty, as far as is known: no job waits, is delayed, or runs here."""
+        return self.over and all(s.is_empty for s in self.served)
+
+    def tick(self) -> None:
+        """Let time pass: wake what slept, take samples, try again what had to wait."""
+        now_s = monotonic_s()
+        for served in self.served:
+            if served.asleep_until_s and served.asleep_until_s <= now_s:
+                served.asleep_until_s = 0.0
+                served.may_have_work = True
+        for run in self.runs.values():
+            child = self.crew.children.get(run.child) if run.child is not None else None
+            if child is not None and child.pid:
+                run.peak_rss_bytes = max(run.peak_rss_bytes, procfs.rss_bytes(child.pid) or 0)
+        if self.draining:
+            self._retire_idle()
+        self.dispatch()
+
+    # ---- words
+
+    def _note_end(self, run: Run, settlement: life.Settlement) -> None:
+        about = _about(run)
+        match settlement:
+            case life.Complete():
+                self._log.info("completed", **about, wall_s=settlement.usage.wall_s)
+            case life.Fail():
+                self._log.error("failed", **about, reason=settlement.failure.reason, why=settlement.failure.detail)
+            case life.RetryNow() | life.RetryLater():
+                delay_ms = settlement.delay_ms if isinstance(settlement, life.RetryLater) else 0
+                self._log.warning(
+                    "failed, will be retried",
+                    **about,
+                    reason=settlement.failure.reason,
+                    why=settlement.failure.detail,
+                    delay_s=delay_ms / 1000,
+                )
+            case life.HandBack():
+                self._log.warning("handed back", **about)
+            case life.Defer():
+                pass  # told when it was leased
+            case _:
+                assert_never(settlement)
+
+
+def _about(run: Run) -> dict[str, Any]:
+    return {"queue": run.queue.name, "job": run.job.lease.job_id, "attempt": run.facts.made + 1}
+
+
+def _leaving(child: ChildProcess) -> bool:
+    """True for a child without a run that cannot take one either: it still holds its seat."""
+    state = child.state
+    return isinstance(state, child_life.Retiring) or (
+        isinstance(state, child_life.Ready) and state.run is None and not state.clean
+    )

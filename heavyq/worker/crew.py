@@ -1,0 +1,284 @@
+"""The processes below the supervisor: zygotes, children, strays. The one reaper.
+
+Owns who is whose: makes children through the zygote, adopts them, judges what falls to us, and tells control of
+births, frames and deaths. Leases nothing and settles nothing. `core.child` decides, this performs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from heavyq.core import child as life
+from heavyq.core.outcome import Failure, exited, killed_by_signal
+from heavyq.errors import ProtocolError
+from heavyq.job import wire
+from heavyq.linux import procfs
+from heavyq.linux.clock import monotonic_s
+from heavyq.linux.frames import Frame, pack
+from heavyq.linux.process import children_of
+from heavyq.worker.loop import Loop
+from heavyq.worker.process import ChildProcess
+from heavyq.worker.sweeper import Sweeper
+from heavyq.worker.zygote import Zygote, ZygoteEvents
+
+FAILURES_IN_A_ROW_MAX = 5
+_PAUSE_FIRST_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class ChildKind:
+    """The child options of a queue. Children of equal kind serve any queue that needs it."""
+
+    nice: int
+    oom_score_adj: int
+    limits: life.ChildLimits
+
+
+@dataclass(frozen=True, slots=True)
+class CrewEvents:
+    """What control is told, on the control loop."""
+
+    ready: Callable[[ChildProcess], None]
+    report: Callable[[ChildProcess, Frame], None]
+    line: Callable[[ChildProcess, str], None]
+    died: Callable[[ChildProcess, Failure, float | None], None]
+
+
+class Crew:
+    """All processes of one worker below its supervisor."""
+
+    def __init__(self, loop: Loop, sweeper: Sweeper, base: Path, events: CrewEvents) -> None:
+        self._loop, self._sweeper, self._base, self._events = loop, sweeper, base, events
+        self.concurrency = 1  # how many children; known once the modules are imported
+        self.children: dict[int, ChildProcess] = {}
+        self._by_pid: dict[int, ChildProcess] = {}
+        self._zygotes: list[Zygote] = []
+        self._condemned: set[int] = set()
+        self._next_number = 1
+        self._failures = 0
+        self._not_before_s = 0.0
+        self.fatal: tuple[int, str] | None = None
+        self._log = structlog.get_logger(thread="control")
+
+    # ---- the zygote
+
+    def start_zygote(self, config: Mapping[str, Any], events: ZygoteEvents, *, threads: int) -> None:
+        """Start the first zygote; a later one replaces it with the same configuration if it dies."""
+        self._config, self._threads = config, threads
+        self._zygote_events = ZygoteEvents(
+            catalogue=events.catalogue,
+            broken=events.broken,
+            line=events.line,
+            forked=self._forked,
+            not_forked=self._not_forked,
+        )
+        self._zygotes.append(Zygote(self._loop, config, self._zygote_events, threads=threads))
+
+    def _judge_zygotes(self) -> None:
+        for zygote in tuple(self._zygotes):
+            code = zygote.reap()
+            if code is None:
+                continue
+            if zygote is self._zygotes[-1] and not self.fatal and not self._leaving:
+                self._count_failure(f"the zygote ended ({_ending(code)})", exit_code=3)
+                if self.fatal:
+                    return
+                self._zygotes.append(Zygote(self._loop, self._config, self._zygote_events, threads=self._threads))
+            if zygote.closed:  # only now is it sure that no middle process of it will answer
+                self._zygotes.remove(zygote)
+                for child in zygote.unanswered.values():
+                    if child.number in self.children:
+                        self._request(child, fresh_channel=True)
+
+    _leaving = False
+
+    def leave(self) -> None:
+        """The worker ends: a zygote that dies is not replaced."""
+        self._leaving = True
+
+    # ---- making children
+
+    @property
+    def may_make(self) -> bool:
+        """False for a moment after a failed start, so that failures do not spin."""
+        return monotonic_s() >= self._not_before_s and not self._leaving
+
+    def make(self, kind: ChildKind) -> ChildProcess:
+        """Ask for a child of this kind; `ready` or `died` follows."""
+        taken = {c.slot for c in self.children.values()}
+        slot = next(n for n in range(self.concurrency) if n not in taken)
+        number = self._next_number
+        self._next_number += 1
+        workdir = self._base / f"child-{number}"
+        workdir.mkdir(mode=0o700)
+        child = ChildProcess(number, slot, kind, kind.limits, workdir, monotonic_s())
+        self.children[number] = child
+        child.watch(self._loop, self._frame, self._events.line)
+        self._request(child, fresh_channel=False)
+        return child
+
+    def _request(self, child: ChildProcess, *, fresh_channel: bool) -> None:
+        if fresh_channel:
+            child.close_channel()
+            child.open_channel()
+            child.watch(self._loop, self._frame, self._events.line)
+        kind = child.kind
+        assert isinstance(kind, ChildKind)
+        self._zygotes[-1].fork(child, {"nice": kind.nice, "oom_score_adj": kind.oom_score_adj})
+
+    def _forked(self, number: int, pid: int) -> None:
+        child = self.children[number]
+        child.close_their_ends()
+        child.pid = pid
+        child.pidfd = os.pidfd_open(pid)  # works on a zombie too
+        self._by_pid[pid] = child
+        self._loop.watch(child.pidfd, lambda: self._maybe_died(child))
+
+    def _not_forked(self, number: int, error: str) -> None:
+        child = self.children[number]
+        child.start_error = error
+        self._gone(child, exited(1))
+
+    def _count_failure(self, what: str, *, exit_code: int) -> None:
+        self._failures += 1
+        self._not_before_s = monotonic_s() + _PAUSE_FIRST_S * 2**self._failures
+        self._log.error("a process could not be started", why=what, in_a_row=self._failures)
+        if self._failures >= FAILURES_IN_A_ROW_MAX:
+            self.fatal = (exit_code, f"{self._failures} starts failed in a row; the last: {what}")
+
+    # ---- frames
+
+    def _frame(self, child: ChildProcess, frame: Frame) -> None:
+        try:
+            if frame.kind == wire.READY:
+                self._ready(child, frame)
+            elif frame.kind == wire.NOT_READY:
+                child.start_error = f"{frame.head['error']}\n{frame.body.decode('utf-8', 'replace')}"
+            else:
+                self._events.report(child, frame)
+        except ProtocolError as error:
+            self._log.error("a child broke the protocol: killing it", child=child.number, error=str(error))
+            self.kill(child, f"it broke the protocol: {error}")
+
+    def _ready(self, child: ChildProcess, frame: Frame) -> None:
+        if isinstance(child.state, life.Starting):
+            self._failures = 0
+            self.apply(child, life.ChildReady(self.charge(child)))
+        else:
+            self.apply(child, life.Cleaned(bool(frame.head["whole"])))
+        self._events.ready(child)
+
+    def charge(self, child: ChildProcess) -> int:
+        """Return the child's resident minus shared memory, in bytes."""
+        return (procfs.charge_bytes(child.pid) if child.pid else None) or 0
+
+    # ---- decisions
+
+    def apply(self, child: ChildProcess, event: life.ChildEvent) -> None:
+        """Let `core.child` decide, and perform."""
+        child.state, actions = life.decide(child.state, event, monotonic_s(), child.limits)
+        for action in actions:
+            match action:
+                case life.AskExit():
+                    self._log.debug("child retired", child=child.number, why=action.why)
+                    child.send(pack(wire.EXIT))
+                case life.Kill():
+                    self._log.warning("child killed", child=child.number, pid=child.pid, why=action.why)
+                    self.kill(child, action.why)
+
+    def kill(self, child: ChildProcess, why: str) -> None:
+        """Kill a child and all below it; `died` follows."""
+        child.killed_by_us = child.killed_by_us or why
+        if child.pid and child.pidfd is not None:
+            self._sweeper.kill_tree(child.pid, child.pidfd)
+
+    def tick(self) -> None:
+        """Let time pass for every child; judge what fell to us while no SIGCHLD came."""
+        for child in tuple(self.children.values()):
+            if child.channel_closed and child.pid and not child.killed_by_us:
+                self.kill(child, "it closed its channel to the worker")
+            self.apply(child, life.Ticked())
+        self.judge()
+
+    # ---- deaths
+
+    def judge(self) -> None:
+        """Reap what is dead, and kill what fell to us and is not ours.
+
+        In this order, or quick deaths are misjudged: list, then hear the zygote's names, then judge that list.
+        """
+        while True:
+            listed = children_of(os.getpid())
+            for zygote in self._zygotes:
+                zygote.drain()
+            self._judge_zygotes()
+            zygotes = {z.pid for z in self._zygotes}
+            strays = [pid for pid in listed if pid not in self._by_pid and pid not in zygotes]
+            found = False
+            for pid in strays:
+                found |= self._judge_stray(pid)
+            if not found:
+                return
+
+    def _judge_stray(self, pid: int) -> bool:
+        """Reap a stray, or have it killed; True if its own children may have fallen to us now."""
+        try:
+            done, _ = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            self._condemned.discard(pid)
+            return False
+        if done:
+            self._condemned.discard(pid)
+            return True
+        if pid not in self._condemned:
+            self._condemned.add(pid)
+            self._sweeper.kill_stray(pid)
+        return False
+
+    def _maybe_died(self, child: ChildProcess) -> None:
+        """Its pidfd is readable: reap it, take the last of what it wrote, and tell control."""
+        assert child.pid is not None
+        cpu_s = procfs.cpu_s(child.pid)
+        try:
+            pid, status = os.waitpid(child.pid, os.WNOHANG)
+        except ChildProcessError:  # dead before it fell to us: its middle process is about to end
+            return
+        if pid == 0:
+            return
+        with contextlib.suppress(ProtocolError):
+            child.drain()
+        self._gone(child, _cause(os.waitstatus_to_exitcode(status), child.killed_by_us), cpu_s)
+
+    def _gone(self, child: ChildProcess, failure: Failure, cpu_s: float | None = None) -> None:
+        if child.pid is not None and child.pidfd is not None:
+            self._loop.unwatch(child.pidfd)
+            os.close(child.pidfd)
+            self._by_pid.pop(child.pid, None)
+        child.close_channel()
+        del self.children[child.number]
+        self.apply(child, life.ChildExited())
+        self._sweeper.remove(child.workdir)
+        if isinstance(child.state, life.Gone) and child.state.failed:
+            self._count_failure(child.start_error or failure.detail, exit_code=1)
+        self._events.died(child, failure, cpu_s)
+        self.judge()  # what it left behind fell to us, and no signal tells of that
+
+
+def _cause(code: int, killed_by_us: str | None) -> Failure:
+    if killed_by_us:
+        return exited(code) if code >= 0 else Failure("exit", f"heavyq killed the child: {killed_by_us}")
+    if code < 0:
+        return killed_by_signal(-code, signal.Signals(-code).name if -code in set(signal.Signals) else str(-code))
+    return exited(code)
+
+
+def _ending(code: int) -> str:
+    return f"exit code {code}" if code >= 0 else f"signal {-code}"

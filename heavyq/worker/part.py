@@ -1,0 +1,65 @@
+"""A thread of the supervisor, and the inbox through which it talks to the control loop.
+
+Owns how threads end and how their events reach the one loop that owns all state. A thread never touches that
+state: it posts a function and its arguments, and control calls it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+
+class Inbox:
+    """Calls posted by threads, for the control loop to make. `fd` is readable while some wait."""
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._calls: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.SimpleQueue()
+
+    def post(self, call: Callable[..., None], *args: Any) -> None:
+        """Have control call `call(*args)` in its next round. From any thread."""
+        self._calls.put((call, args))
+        os.eventfd_write(self.fd, 1)
+
+    def deliver(self) -> None:
+        """Make the calls that wait. From the control loop only."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.fd)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                call, args = self._calls.get_nowait()
+                call(*args)
+
+
+class Part(threading.Thread):
+    """One thread. `work` returns when it was asked to stop; if it raises, control hears of it.
+
+    vital: its death ends the supervisor; another's only drains it.
+    """
+
+    vital = False
+
+    def __init__(self, name: str, inbox: Inbox, died: Callable[[Part, BaseException], None]) -> None:
+        super().__init__(name=name, daemon=True)
+        self.inbox = inbox
+        self.stopping = threading.Event()
+        self._died = died
+
+    def run(self) -> None:
+        try:
+            self.work()
+        except BaseException as error:  # noqa: BLE001 - the top of a thread: report, control decides
+            self.inbox.post(self._died, self, error)
+
+    def work(self) -> None:
+        """Do the thread's work until `stopping` is set."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """Ask the thread to end; does not wait."""
+        self.stopping.set()

@@ -1,0 +1,151 @@
+"""The supervisor's end of one child: its socket, its log pipe, its pidfd.
+
+Owns these descriptors and the bytes on them. Decides nothing: frames and lines go to control as they come, the
+state machine of `core.child` says what is done. A child's death is known by its pidfd, never by EOF.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Hashable
+from pathlib import Path
+
+from heavyq.core.child import ChildLimits, ChildState, Starting
+from heavyq.linux.frames import Frame, FrameReader
+from heavyq.linux.process import close_quietly
+from heavyq.worker.loop import Loop, read_ready
+
+_READ_BUDGET = 128 * 1024  # a turn's share of one child: a flood of progress must not starve the neighbours
+_LINE_MAX = 16 * 1024
+
+
+class ChildProcess:
+    """One child as the supervisor holds it.
+
+    number: ours, never reused. slot: 0..N-1. kind: the child options it was made with. state: `core.child`'s.
+    """
+
+    def __init__(
+        self, number: int, slot: int, kind: Hashable, limits: ChildLimits, workdir: Path, now_s: float
+    ) -> None:
+        self.number, self.slot, self.kind, self.limits, self.workdir = number, slot, kind, limits, workdir
+        self.state: ChildState = Starting(now_s)
+        self.pid: int | None = None
+        self.pidfd: int | None = None
+        self.killed_by_us: str | None = None
+        self.start_error: str | None = None
+        self.open_channel()
+
+    def open_channel(self) -> None:
+        """Make the socketpair and the log pipe.
+
+        A fork request that went unanswered is repeated with new ones, or two children would read one socket.
+        """
+        self._sock, self.theirs = socket.socketpair()
+        self._sock.setblocking(False)
+        self._log_read, self.their_log = os.pipe()
+        os.set_blocking(self._log_read, False)
+        self._reader = FrameReader()
+        self._out: deque[memoryview] = deque()
+        self._text = b""
+        self._watched: set[int] = set()
+        self._writing = False
+        self.channel_closed = False
+
+    def watch(
+        self,
+        loop: Loop,
+        frame: Callable[[ChildProcess, Frame], None],
+        line: Callable[[ChildProcess, str], None],
+    ) -> None:
+        """Begin to read: `frame` and `line` are called for whatever comes."""
+        self._loop, self._frame, self._line = loop, frame, line
+        loop.watch(self._sock.fileno(), self._read_frames)
+        loop.watch(self._log_read, self._read_lines)
+        self._watched = {self._sock.fileno(), self._log_read}
+
+    def close_their_ends(self) -> None:
+        """The child has its ends now, or never will."""
+        if self.their_log >= 0:
+            self.theirs.close()
+            close_quietly(self.their_log)
+            self.their_log = -1
+
+    def close_channel(self) -> None:
+        """Stop reading and close our ends."""
+        for fd in tuple(self._watched):
+            self._unwatch(fd)
+        self._sock.close()
+        close_quietly(self._log_read)
+        self.close_their_ends()
+
+    def send(self, data: bytes) -> None:
+        """Queue a frame for the child; never blocks."""
+        self._out.append(memoryview(data))
+        if len(self._out) == 1:
+            self._write()
+
+    def drain(self) -> None:
+        """After its death: take all that it had written, frames first, then what it printed."""
+        while self._read_frames():
+            pass
+        self.drain_lines()
+
+    def drain_lines(self) -> None:
+        """Take what it printed so far, so that a job's last lines stand in its log before it is settled."""
+        while self._read_lines():
+            pass
+        if self._text:
+            self._take_lines(b"\n")
+
+    def _read_frames(self) -> bool:
+        data, ended = read_ready(self._sock.fileno(), _READ_BUDGET)
+        if ended and not data:
+            self.channel_closed = True
+            self._unwatch(self._sock.fileno())  # its pidfd tells of its death; an EOF must not spin the loop
+        for frame in self._reader.feed(data):
+            self._frame(self, frame)
+        return bool(data)
+
+    def _read_lines(self) -> bool:
+        data, ended = read_ready(self._log_read, _READ_BUDGET)
+        if ended and not data:
+            self._unwatch(self._log_read)
+        if data:
+            self._take_lines(data)
+        return bool(data)
+
+    def _unwatch(self, fd: int) -> None:
+        if fd in self._watched:
+            self._watched.discard(fd)
+            self._loop.unwatch(fd)
+
+    def _take_lines(self, data: bytes) -> None:
+        *lines, rest = (self._text + data).split(b"\n")
+        if len(rest) > _LINE_MAX:
+            lines.append(rest)
+            rest = b""
+        self._text = rest
+        for line in lines:
+            if text := line[:_LINE_MAX].decode("utf-8", "replace").rstrip("\r"):
+                self._line(self, text)
+
+    def _write(self) -> None:
+        while self._out:
+            try:
+                sent = self._sock.send(self._out[0])
+            except BlockingIOError:
+                break
+            except OSError:  # it is dead or dying: its pidfd tells the story
+                self._out.clear()
+                break
+            if sent == len(self._out[0]):
+                self._out.popleft()
+            else:
+                self._out[0] = self._out[0][sent:]
+        pending = bool(self._out)
+        if pending != self._writing and self._sock.fileno() in self._watched:
+            self._writing = pending
+            self._loop.watch_writes(self._sock.fileno(), self._read_frames, self._write if pending else None)

@@ -1,0 +1,177 @@
+"""One run as the worker holds it, and what its settlement is on the wire.
+
+Owns the facts gathered while a job runs (its last lines, its progress, its peak) and the translation from a
+decision of `core.run` to one operation of `bullmq.ops`. Parses a job's small fields; never its payload.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import deque
+from dataclasses import dataclass, field, replace
+from typing import Any, assert_never
+
+from heavyq.bullmq.job_hash import Unreadable, append_trace, attempts_made, duty_not_built
+from heavyq.bullmq.keys import QueueKey
+from heavyq.bullmq.lease import LeasedJob
+from heavyq.bullmq.op import Op
+from heavyq.bullmq.ops import Settled
+from heavyq.bullmq.ops.complete import complete
+from heavyq.bullmq.ops.delay import delay
+from heavyq.bullmq.ops.fail import fail
+from heavyq.bullmq.ops.hand_back import hand_back
+from heavyq.bullmq.ops.log import log
+from heavyq.bullmq.ops.retry import retry
+from heavyq.bullmq.options import Keep, WireOptions
+from heavyq.core import run as life
+from heavyq.core.outcome import Failure, Usage
+from heavyq.linux.clock import epoch_ms
+
+LOG_ROWS_KEPT = 1_000
+_OPTS_BYTES_MAX = 1024 * 1024
+_LAST_LINES = 20
+_PROGRESS_SHOWN_MAX = 4096
+
+
+@dataclass(slots=True)
+class Run:
+    """One lease's life.
+
+    number: ours. child: the one that has the job. seat_passed: its seat went to a lease that was sent together
+    with its settlement.
+    """
+
+    number: int
+    job: LeasedJob
+    facts: life.JobFacts
+    opts: WireOptions
+    state: life.RunState
+    leased_s: float
+    child: int | None = None
+    seat_passed: bool = False
+    cpu_before_s: float = 0.0
+    peak_rss_bytes: int = 0
+    progress: bytes | None = None
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=_LAST_LINES))
+    rows: deque[str] = field(default_factory=deque)
+    rows_dropped: int = 0
+
+    @property
+    def queue(self) -> QueueKey:
+        return self.job.lease.queue
+
+    @property
+    def holds_seat(self) -> bool:
+        return not self.seat_passed
+
+
+def read_job(job: LeasedJob, roll: float) -> tuple[life.JobFacts, WireOptions]:
+    """Read what the decisions need from a job's hash. roll: random in [0, 1), for the backoff's jitter."""
+    fields = job.fields
+    made = attempts_made(fields)
+    raw_opts = fields.get(b"opts", b"")
+    try:
+        if len(raw_opts) > _OPTS_BYTES_MAX:
+            raise Unreadable("opts", f"{len(raw_opts)} bytes; at most {_OPTS_BYTES_MAX} are read")
+        if b"name" not in fields or b"data" not in fields:
+            raise Unreadable("name" if b"name" not in fields else "data", "the field is missing from the job's hash")
+        opts = WireOptions.read(raw_opts)
+    except Unreadable as error:
+        opts = WireOptions.read(b"{}")
+        return life.JobFacts(made, 0, None, roll, unreadable=Failure("unreadable", str(error))), opts
+    deferred = fields.get(b"defa")
+    facts = life.JobFacts(
+        made=made,
+        attempts=opts.attempts,
+        backoff=opts.backoff,
+        roll=roll,
+        deferred=Failure("stalled", deferred.decode("utf-8", "replace")) if deferred else None,
+        duty=duty_not_built(fields),
+    )
+    return facts, opts
+
+
+def settle_op(run: Run, settlement: life.Settlement) -> Op[Settled]:
+    """Return the one operation that ends the run."""
+    lease, now_ms = run.job.lease, epoch_ms()
+    match settlement:
+        case life.Complete():
+            return complete(
+                lease,
+                now_ms=now_ms,
+                returnvalue=settlement.result,
+                keep=run.opts.remove_on_complete or Keep(),
+                usage=settlement.usage.to_json(lease.started),
+            )
+        case life.Fail():
+            return fail(
+                lease,
+                now_ms=now_ms,
+                keep=run.opts.remove_on_fail or Keep(),
+                attempts=run.opts.attempts,
+                **_why(run, settlement.failure, settlement.usage),
+            )
+        case life.RetryNow():
+            return retry(lease, now_ms=now_ms, lifo=run.opts.lifo, **_why(run, settlement.failure, settlement.usage))
+        case life.RetryLater():
+            return delay(
+                lease,
+                now_ms=now_ms,
+                delay_ms=settlement.delay_ms,
+                burn_attempt=True,
+                **_why(run, settlement.failure, settlement.usage),
+            )
+        case life.Defer():
+            return delay(
+                lease,
+                now_ms=now_ms,
+                delay_ms=settlement.delay_ms,
+                burn_attempt=False,
+                failed_reason=None,
+                stacktrace=None,
+                failure=None,
+                usage=None,
+            )
+        case life.HandBack():
+            return hand_back(lease, now_ms=now_ms, usage=None)
+        case _:
+            assert_never(settlement)
+
+
+def log_op(run: Run) -> Op[bool] | None:
+    """Return the operation that adds the rows which wait; None when there are none.
+
+    Called on the commands thread while control adds rows: taken one by one, so that none is lost between.
+    """
+    rows: list[str] = []
+    with contextlib.suppress(IndexError):
+        while True:
+            rows.append(run.rows.popleft())
+    if run.rows_dropped:
+        rows.append(f"(heavyq: {run.rows_dropped} rows were dropped: they came faster than Redis took them)")
+        run.rows_dropped = 0
+    keep = LOG_ROWS_KEPT if run.opts.keep_logs is None else run.opts.keep_logs
+    return log(run.job.lease, rows, keep=keep) if rows else None
+
+
+def _why(run: Run, failure: Failure, usage: Usage | None) -> dict[str, Any]:
+    """Return the fields that tell Node's readers and ours why the run failed."""
+    started = run.job.lease.started
+    told = replace(failure, last_logs=tuple(run.lines), last_progress=_shown(run.progress))
+    trace = failure.stack or f"{failure.reason}: {failure.detail}"
+    return {
+        "failed_reason": failure.detail,
+        "stacktrace": append_trace(run.job.fields.get(b"stacktrace"), trace, run.opts.stack_trace_limit),
+        "failure": told.to_json(started),
+        "usage": (usage or Usage(0, 0.0, 0.0)).to_json(started),
+    }
+
+
+def _shown(progress: bytes | None) -> Any:
+    if not progress or len(progress) > _PROGRESS_SHOWN_MAX:
+        return None
+    try:
+        return json.loads(progress)
+    except ValueError:
+        return None

@@ -1,0 +1,387 @@
+"""The supervisor: phases of a worker's life, signals, and the end of all of it.
+
+Owns the order of things: import first, then Redis, then serving, then draining; each is a state of the loop,
+never a call that blocks, so that the guard sees the loop move. Never imports user code.
+
+    importing ──catalogue──> connecting ──server answers──> serving ──TERM, INT, burst, fatal──> draining ──> ended
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import resource
+import shutil
+import signal
+import tempfile
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import structlog
+from setproctitle import setproctitle
+
+from heavyq.bullmq.keys import QueueKey, worker_client_name
+from heavyq.bullmq.ops.open_queue import open_queue
+from heavyq.bullmq.ops.wake import wake
+from heavyq.config import QueueSettings, RunSettings
+from heavyq.errors import ConfigError, HeavyqError, RedisError, RedisUnavailable
+from heavyq.linux.clock import monotonic_s
+from heavyq.linux.process import become_subreaper, die_with_parent, kill_all_below
+from heavyq.store.client import Client
+from heavyq.store.connect import check_server
+from heavyq.worker import log as worker_log
+from heavyq.worker.catalogue import Catalogue, kind_of, read_catalogue
+from heavyq.worker.commands import Command, Commands
+from heavyq.worker.control import Control, Served
+from heavyq.worker.crew import Crew, CrewEvents
+from heavyq.worker.guard import FORWARDED, GUARD_DIED, STARTING_LIMIT_S, Pulse
+from heavyq.worker.janitor import Janitor, Watched
+from heavyq.worker.loop import Loop, SignalPipe
+from heavyq.worker.part import Inbox, Part
+from heavyq.worker.renewal import Renewal, Vouched
+from heavyq.worker.sweeper import Sweeper
+from heavyq.worker.waiter import Waiter
+from heavyq.worker.zygote import ZygoteEvents
+
+_SETTLE_LIMIT_S = 15.0
+_CONNECT_PAUSE_S = 0.2
+_pulse: Pulse | None = None
+
+
+def attach(pulse: Pulse) -> None:
+    """Remember the guard's pulse; called in the supervisor before anything else."""
+    global _pulse  # noqa: PLW0603 - one supervisor a process; the command line stands between guard and `run`
+    _pulse = pulse
+
+
+def run(settings: RunSettings) -> int:
+    """Run a worker until it is asked to end; return its exit code.
+
+    Raises ConfigError for a module or a setting that cannot work, RedisError when Redis is not reachable at start.
+    """
+    if _pulse is None:
+        raise ConfigError("a worker is started by the command `heavyq run`, which makes its guard first")
+    return Supervisor(settings, _pulse).run()
+
+
+class Phase(enum.Enum):
+    IMPORTING = "importing"
+    CONNECTING = "connecting"
+    SERVING = "serving"
+    DRAINING = "draining"
+    ENDED = "ended"
+
+
+class Supervisor:
+    """One worker."""
+
+    def __init__(self, settings: RunSettings, pulse: Pulse) -> None:
+        self._settings, self._pulse = settings, pulse
+        self._phase = Phase.IMPORTING
+        self._failure: HeavyqError | None = None
+        self._exit_code = 0
+        self._guard_pid = os.getppid()
+        self._worker_id = uuid.uuid4().hex[:16]
+        self._parts: list[Part] = []
+        self._drain_deadline_s = self._end_deadline_s = 0.0
+        self._stopping_now = False
+        self._next_tick_s = 0.0
+        self._control: Control | None = None
+        self._crew: Crew
+        self._catalogue: Catalogue
+
+    def run(self) -> int:
+        setproctitle("heavyq supervisor")
+        log_thread = worker_log.open_log(self._settings.log_format, self._settings.log_level)
+        self._log = structlog.get_logger(thread="control")
+        self._loop = Loop()
+        self._take_signals()
+        self._base = Path(tempfile.mkdtemp(prefix="heavyq-"))
+        try:
+            self._start_crew()
+            while self._phase is not Phase.ENDED:
+                self._turn()
+        finally:
+            kill_all_below(tick=self._pulse.beat)
+            shutil.rmtree(self._base, ignore_errors=True)
+            log_thread.close()
+        if self._failure:
+            raise self._failure
+        return self._exit_code
+
+    def _take_signals(self) -> None:
+        """Handlers first, then the tie to the guard, then unblock: in this order nothing is missed."""
+        nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        SignalPipe(self._loop, (*FORWARDED, GUARD_DIED, signal.SIGCHLD), self._signalled)
+        if nohup:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        die_with_parent(GUARD_DIED)
+        if os.getppid() != self._guard_pid:
+            self._die_with_guard()
+        become_subreaper()
+        signal.pthread_sigmask(signal.SIG_SETMASK, set())
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._nofile = soft
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))
+
+    def _turn(self) -> None:
+        self._loop.turn()
+        self._pulse.beat()
+        if self._control:
+            self._control.vouch()
+            if self._phase is Phase.DRAINING:
+                self._turn_drain(self._control)
+        if monotonic_s() >= self._next_tick_s:
+            self._next_tick_s = monotonic_s() + 0.5
+            self._tick()
+
+    def _tick(self) -> None:
+        if os.getppid() != self._guard_pid:
+            self._die_with_guard()
+        self._crew.tick()
+        if self._crew.fatal and self._phase is not Phase.DRAINING:
+            code, why = self._crew.fatal
+            self._fail(ConfigError(why) if code == ConfigError.exit_code else HeavyqError(why))
+        if self._control is None:
+            return
+        self._control.tick()
+        if self._phase is Phase.SERVING and self._settings.burst and self._control.nothing_left_to_do:
+            self._log.info("burst: nothing is left to do")
+            self._drain()
+
+    # ---- importing
+
+    def _start_crew(self) -> None:
+        self._sweeper = Sweeper(self._loop.inbox, self._part_died)
+        self._start(self._sweeper)
+        events = CrewEvents(
+            ready=lambda child: self._control.child_ready(child) if self._control else None,
+            report=lambda child, frame: self._control.child_said(child, frame) if self._control else None,
+            line=lambda child, line: self._control.child_printed(child, line) if self._control else None,
+            died=lambda *what: self._control.child_died(*what) if self._control else None,
+        )
+        self._crew = Crew(self._loop, self._sweeper, self._base, events)
+        config = {
+            "modules": list(self._settings.modules),
+            "redis_url": self._settings.redis_url,
+            "prefix": self._settings.prefix,
+            "nofile": self._nofile,
+        }
+        asked = self._settings.concurrency
+        threads = max(1, len(os.sched_getaffinity(0)) // asked) if asked else 1
+        zygote = ZygoteEvents(
+            catalogue=self._imported,
+            broken=self._broken,
+            line=lambda line: self._log.info(line, process="zygote"),
+            forked=lambda *_: None,
+            not_forked=lambda *_: None,
+        )
+        self._log.info("importing", modules=list(self._settings.modules))
+        self._crew.start_zygote(config, zygote, threads=threads)
+
+    def _broken(self, error: str, trace: str) -> None:
+        if os.environ.get("HEAVYQ_TRACEBACK"):
+            self._log.error("traceback of the import\n" + trace)
+        names = ", ".join(self._settings.modules)
+        self._fail(ConfigError(f"cannot import {names}: {error} (HEAVYQ_TRACEBACK=1 shows all of it)"))
+
+    def _imported(self, raw: Mapping[str, Any]) -> None:
+        if self._phase is not Phase.IMPORTING:  # a zygote was replaced: the same modules, imported anew
+            return
+        try:
+            self._catalogue = read_catalogue(raw, self._settings)
+        except HeavyqError as error:
+            self._fail(error)
+            return
+        self._phase = Phase.CONNECTING
+        limit_s = self._settings.connect_timeout_s
+        self._start(_Connect(self._client, limit_s, self._tried, self._loop.inbox, self._part_died))
+
+    # ---- connecting
+
+    def _client(self, name: str | None = None) -> Client:
+        """Return a connection of its own for one thread."""
+        return Client(self._catalogue.url, name=name)
+
+    def _tried(self, problem: HeavyqError | None) -> None:
+        if self._phase is not Phase.CONNECTING:
+            return
+        if problem is None:
+            self._serve_all()
+        else:
+            self._fail(problem)
+
+    def _serve_all(self) -> None:
+        inbox = self._loop.inbox
+        vouched = Vouched()
+        commands = Commands(self._client(), inbox, self._part_died)
+        served = [self._serve(key, settings) for key, settings in self._catalogue.queues.items()]
+        self._commands = commands
+        self._control = control = Control(
+            served,
+            commands,
+            vouched,
+            worker_id=self._worker_id,
+            name=self._settings.name,
+            concurrency=self._catalogue.concurrency,
+        )
+        control.crew = self._crew
+        self._crew.concurrency = self._catalogue.concurrency
+        for one in served:
+            name = worker_client_name(one.key, self._settings.name)
+            one.waiter = Waiter(one.key, self._client(name), control.woken, inbox, self._part_died)
+            commands.send(Command(open_queue(one.key)))
+        watched = [Watched(s.key, s.settings.stalled_interval_s, s.settings.max_stalled_count) for s in served]
+        self._start(
+            commands,
+            Renewal(self._client(), vouched, control.lease_lost, inbox, self._part_died),
+            Janitor(self._client(), watched, control.swept, inbox, self._part_died),
+            *(s.waiter for s in served if s.waiter),
+        )
+        self._phase = Phase.SERVING
+        self._pulse.set_limit(self._settings.failover_after_s or STARTING_LIMIT_S)
+        self._log.info(
+            "serving",
+            queues=[s.key.name for s in served],
+            concurrency=self._catalogue.concurrency,
+            worker=self._worker_id,
+            pid=self._guard_pid,
+        )
+        control.dispatch()
+
+    def _serve(self, key: QueueKey, settings: QueueSettings) -> Served:
+        limit = self._catalogue.concurrency if settings.concurrency is None else settings.concurrency
+        return Served(key, settings, kind_of(settings), limit)
+
+    # ---- ending
+
+    def _signalled(self, signum: int) -> None:
+        if signum == signal.SIGCHLD:
+            self._crew.judge()
+        elif signum == GUARD_DIED:
+            self._die_with_guard()
+        elif signum in {signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT}:
+            self._asked_to_end(signum)
+        else:
+            self._log.info("signal taken, nothing is done for it yet", signal=signal.Signals(signum).name)
+
+    def _asked_to_end(self, signum: int) -> None:
+        name = signal.Signals(signum).name
+        if self._phase is Phase.DRAINING:
+            if signum in {signal.SIGINT, signal.SIGQUIT}:
+                self._log.warning("stopping now", signal=name)
+                self._drain_deadline_s = 0.0
+            return
+        self._log.info("draining", signal=name, drain_timeout_s=self._settings.drain_timeout_s)
+        self._drain()
+        if signum == signal.SIGQUIT:
+            self._drain_deadline_s = 0.0
+
+    def _fail(self, error: HeavyqError) -> None:
+        """The worker cannot go on: give back what runs, now, and end with the error."""
+        self._failure = self._failure or error
+        self._drain()
+        self._drain_deadline_s = 0.0
+
+    def _drain(self) -> None:
+        if self._phase is Phase.DRAINING:
+            return
+        self._phase = Phase.DRAINING
+        self._drain_deadline_s = monotonic_s() + self._settings.drain_timeout_s
+        self._crew.leave()
+        if self._control is None:  # nothing was leased yet
+            self._phase = Phase.ENDED
+            return
+        self._control.drain()
+
+    def _turn_drain(self, control: Control) -> None:
+        now_s = monotonic_s()
+        if now_s >= self._drain_deadline_s and not self._stopping_now:
+            self._stopping_now = True
+            self._end_deadline_s = now_s + _SETTLE_LIMIT_S
+            control.hand_back_all()
+        if control.over and not self._crew.children:
+            self._leave()
+        elif self._stopping_now and now_s >= self._end_deadline_s:
+            left = [run.job.lease.job_id for run in control.runs.values()]
+            if left:
+                self._log.error("ended with outcomes that Redis did not take; their locks will expire", jobs=left)
+                self._exit_code = 1
+            self._leave()
+
+    def _leave(self) -> None:
+        """Last words to Redis: whatever marker a waiter took on its way out is put back."""
+        for part in self._parts:
+            part.stop()
+        control = self._control
+        with contextlib.suppress(RedisError):
+            if control and not self._commands.away:
+                for served in control.served:
+                    if served.waiter:
+                        served.waiter.close()
+                client = Client(self._catalogue.url, timeout_s=2.0)
+                client.run_many([wake(served.key) for served in control.served])
+                client.close()
+        self._log.info("ended", exit_code=self._exit_code)
+        self._phase = Phase.ENDED
+
+    def _die_with_guard(self) -> NoReturn:
+        kill_all_below(tick=self._pulse.beat)
+        shutil.rmtree(self._base, ignore_errors=True)
+        os._exit(1)
+
+    # ---- threads
+
+    def _start(self, *parts: Part) -> None:
+        for part in parts:
+            self._parts.append(part)
+            part.start()
+
+    def _part_died(self, part: Part, error: BaseException) -> None:
+        self._log.error("a thread died", thread=part.name, error=repr(error), exc_info=error)
+        if part.vital:
+            raise SystemExit(1) from error  # nobody renews, or nobody settles: let the locks go
+        self._exit_code = 1
+        self._drain()
+
+
+class _Connect(Part):
+    """Finds out whether Redis answers, without holding up the loop. Calls `found` with None or with what is wrong."""
+
+    def __init__(
+        self,
+        make_client: Callable[[], Client],
+        limit_s: float,
+        found: Callable[[HeavyqError | None], None],
+        inbox: Inbox,
+        died: Callable[[Part, BaseException], None],
+    ) -> None:
+        super().__init__("connect", inbox, died)
+        self._make_client, self._limit_s, self._found = make_client, limit_s, found
+
+    def work(self) -> None:
+        deadline_s = monotonic_s() + self._limit_s
+        while (problem := self._try()) is not None:
+            if not isinstance(problem, RedisUnavailable):
+                break
+            if monotonic_s() >= deadline_s:
+                problem = RedisUnavailable(
+                    f"redis did not answer within {self._limit_s:g} s: {problem}; is it running, and is --redis right?"
+                )
+                break
+            if self.stopping.wait(_CONNECT_PAUSE_S):
+                return
+        self.inbox.post(self._found, problem)
+
+    def _try(self) -> HeavyqError | None:
+        try:
+            client = self._make_client()
+            check_server(client)
+            client.close()
+        except HeavyqError as error:
+            return error
+        return None

@@ -1,0 +1,97 @@
+"""Cleans up off the loop: kills process trees and strays, removes workdirs.
+
+Owns what is slow about cleaning: walks over /proc, `cmdline` (which can wait for the target's memory lock),
+removal of large files. Never reaps: the control loop, the one reaper, does. Everything is keyed by pidfd.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from heavyq.linux.process import descendants_of, is_resource_tracker, parent_of
+from heavyq.worker.part import Inbox, Part
+
+_TRACKER_GRACE_S = 1.0
+
+
+class Sweeper(Part):
+    """The sweeper thread."""
+
+    def __init__(self, inbox: Inbox, died: Callable[[Part, BaseException], None]) -> None:
+        super().__init__("sweeper", inbox, died)
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+
+    def kill_tree(self, pid: int, pidfd: int) -> None:
+        """Kill a child of ours and all below it. Takes over a duplicate of the pidfd.
+
+        Frozen first, so that nothing below it is started or reaped meanwhile. multiprocessing's trackers are
+        spared here: they fall to us as strays, and have a second to empty /dev/shm.
+        """
+        own = os.dup(pidfd)
+        self._jobs.put(lambda: _kill_tree(pid, own))
+
+    def kill_stray(self, pid: int) -> None:
+        """Kill a process that fell to us. It is our unreaped child, so its pid stands until control reaps it."""
+        with contextlib.suppress(ProcessLookupError):
+            pidfd = os.pidfd_open(pid)
+            self._jobs.put(lambda: self._kill_stray(pid, pidfd))
+
+    def remove(self, folder: Path) -> None:
+        """Remove a folder and all in it."""
+        self._jobs.put(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+    def stop(self) -> None:
+        super().stop()
+        self._jobs.put(None)
+
+    def work(self) -> None:
+        trackers: list[tuple[float, int]] = []
+        self._trackers = trackers
+        while True:
+            wait_s = max(0.0, trackers[0][0] - time.monotonic()) if trackers else None
+            try:
+                job = self._jobs.get(timeout=wait_s)
+            except queue.Empty:
+                _send(trackers.pop(0)[1], signal.SIGKILL)
+                continue
+            if job is None:
+                return
+            job()
+
+    def _kill_stray(self, pid: int, pidfd: int) -> None:
+        if is_resource_tracker(pid):
+            self._trackers.append((time.monotonic() + _TRACKER_GRACE_S, pidfd))
+        else:
+            _send(pidfd, signal.SIGKILL)
+
+
+def _kill_tree(pid: int, pidfd: int) -> None:
+    _signal(pidfd, signal.SIGSTOP)
+    below = descendants_of(pid)
+    tree = {pid, *below}
+    for one in below:
+        with contextlib.suppress(ProcessLookupError):
+            fd = os.pidfd_open(one)
+            # The pid may have been reused between the walk and the open: it counts only if it stands below.
+            if parent_of(one) in tree and not is_resource_tracker(one):
+                _signal(fd, signal.SIGKILL)
+            os.close(fd)
+    _send(pidfd, signal.SIGKILL)
+
+
+def _signal(pidfd: int, signum: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signum)
+
+
+def _send(pidfd: int, signum: signal.Signals) -> None:
+    """Signal and close."""
+    _signal(pidfd, signum)
+    os.close(pidfd)

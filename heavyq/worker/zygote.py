@@ -1,0 +1,134 @@
+"""The supervisor's end of the zygote: starting it, asking it for children, hearing their names.
+
+Owns the zygote's process, its socket, its log pipe and the requests that it has not answered. Never imports
+user code: what the modules declare comes as the catalogue, one JSON frame.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from heavyq.job import wire
+from heavyq.linux.frames import Frame, FrameReader, pack
+from heavyq.linux.process import close_quietly
+from heavyq.worker.loop import Loop, read_ready
+from heavyq.worker.process import ChildProcess
+
+_READ_BUDGET = 1 << 20
+_START = "from heavyq.job.zygote import start; start()"
+_THREAD_CAPS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ZygoteEvents:
+    """What control is told. Each is called on the control loop."""
+
+    catalogue: Callable[[Mapping[str, Any]], None]
+    broken: Callable[[str, str], None]
+    forked: Callable[[int, int], None]
+    not_forked: Callable[[int, str], None]
+    line: Callable[[str], None]
+
+
+class Zygote:
+    """One zygote process. It may be replaced; `closed` tells when nothing more can come from it."""
+
+    def __init__(self, loop: Loop, config: Mapping[str, Any], events: ZygoteEvents, *, threads: int) -> None:
+        self._loop, self._events = loop, events
+        self._reader = FrameReader()
+        self._text = b""
+        self.unanswered: dict[int, ChildProcess] = {}
+        self.closed = False
+        self._sock, theirs = socket.socketpair()
+        self._sock.setblocking(False)
+        self._log_read, log_write = os.pipe()
+        os.set_blocking(self._log_read, False)
+        caps = {name: str(threads) for name in _THREAD_CAPS if name not in os.environ}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _START, str(theirs.fileno()), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=log_write,
+            stderr=log_write,
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, **caps},
+            process_group=0,
+        )
+        theirs.close()
+        os.close(log_write)
+        self.pid = self._process.pid
+        loop.watch(self._sock.fileno(), self.drain)
+        loop.watch(self._log_read, self._read_lines)
+        self._sock.sendall(pack(wire.CONFIGURE, config))
+
+    def fork(self, child: ChildProcess, options: Mapping[str, Any]) -> None:
+        """Ask for a child; `forked` or `not_forked` answers. Never blocks: a request is small."""
+        self.unanswered[child.number] = child
+        head = {"child": child.number, "slot": child.slot, "workdir": str(child.workdir), **options}
+        try:
+            socket.send_fds(self._sock, [pack(wire.FORK, head)], [child.theirs.fileno(), child.their_log])
+        except OSError:  # it is dead: its requests go to the next zygote
+            return
+
+    def reap(self) -> int | None:
+        """Return its exit code once it is dead (negative: a signal), else None."""
+        return self._process.poll()
+
+    def drain(self) -> None:
+        """Hear every answer that is there. EOF means that no middle process is left to answer either."""
+        while not self.closed:
+            data, ended = read_ready(self._sock.fileno(), _READ_BUDGET)
+            for frame in self._reader.feed(data):
+                self._hear(frame)
+            if ended:
+                self._close()
+            if not data:
+                return
+
+    def _close(self) -> None:
+        self._read_lines()
+        self.closed = True
+        self._loop.unwatch(self._sock.fileno())
+        self._sock.close()
+        if self._log_read >= 0:
+            self._loop.unwatch(self._log_read)
+            close_quietly(self._log_read)
+            self._log_read = -1
+
+    def _hear(self, frame: Frame) -> None:
+        match frame.kind:
+            case wire.FORKED:
+                if self.unanswered.pop(frame.head["child"], None):
+                    self._events.forked(frame.head["child"], frame.head["pid"])
+            case wire.NOT_FORKED:
+                if self.unanswered.pop(frame.head["child"], None):
+                    self._events.not_forked(frame.head["child"], frame.head["error"])
+            case wire.CATALOGUE:
+                self._events.catalogue(json.loads(frame.body))
+            case wire.BROKEN:
+                self._events.broken(frame.head["error"], frame.body.decode("utf-8", "replace"))
+
+    def _read_lines(self) -> None:
+        if self._log_read < 0:
+            return
+        data, ended = read_ready(self._log_read, _READ_BUDGET)
+        *lines, self._text = (self._text + data).split(b"\n")
+        for line in lines:
+            self._events.line(line.decode("utf-8", "replace"))
+        if ended:
+            self._loop.unwatch(self._log_read)
+            close_quietly(self._log_read)
+            self._log_read = -1

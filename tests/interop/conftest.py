@@ -1,0 +1,78 @@
+"""Fixtures of the interop tests: a Node process for each generation of BullMQ, and queues seen from both sides."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from heavyq.bullmq.keys import QueueKey
+from tests.interop.node import GENERATIONS, Node, NodeQueue, why_missing
+from tests.interop.twins import Twins
+from tests.support.ops import Rig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import redis
+
+    from heavyq.store.client import Client
+    from tests.support.valkey import Valkey
+
+
+def needs_node() -> None:
+    """Skip where there is no Node or no BullMQ; in CI fail: a green run there means that they ran."""
+    if why := why_missing():
+        if os.environ.get("CI") == "true":
+            pytest.fail(why)
+        pytest.skip(why)
+
+
+@pytest.fixture(scope="session", params=GENERATIONS, ids=lambda generation: f"v{generation}")
+def node(request: pytest.FixtureRequest, valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A process with real BullMQ that all tests share; each test runs with both generations."""
+    needs_node()
+    with Node(request.param, valkey.url, tmp_path_factory.mktemp("node") / "stderr.log") as process:
+        yield process
+
+
+@pytest.fixture
+def more_nodes(node: Node, valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Node]]:
+    """Make further processes of the same generation, to kill: `more_nodes()`."""
+    with contextlib.ExitStack() as processes:
+        yield lambda: processes.enter_context(
+            Node(node.generation, valkey.url, tmp_path_factory.mktemp("node") / "stderr.log")
+        )
+
+
+@pytest.fixture
+def bull(node: Node, q: QueueKey) -> Iterator[NodeQueue]:
+    """The test's queue `q` in Node. At the end everything is closed, and BullMQ must have met no error."""
+    queue = node.at(q)
+    yield queue
+    errors = queue("errors")
+    queue("close")
+    assert errors == []
+
+
+@pytest.fixture
+def ours(client: Client, raw: redis.Redis, q: QueueKey) -> Rig:
+    """The test's queue `q` through heavyq's operations, on a clock that tests move."""
+    return Rig(client, raw, q)
+
+
+@pytest.fixture
+def twins(node: Node, client: Client, raw: redis.Redis, prefix: str) -> Iterator[Twins]:
+    """Two queues, one for Node and one for heavyq, that get the same steps on one clock."""
+    mine, theirs = QueueKey(prefix, "ours"), QueueKey(prefix, "node")
+    queue = node.at(theirs)
+    pair = Twins(Rig(client, raw, mine), Rig(client, raw, theirs), queue)
+    try:
+        yield pair
+        errors = queue("errors")
+    finally:
+        queue("close")
+        node.call("clock", now=None)
+    assert errors == []

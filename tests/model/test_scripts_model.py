@@ -1,0 +1,540 @@
+"""The scripts on a real Valkey against a small reference model: any order of calls, deaths, pauses and replays.
+
+The model (`Model`) holds what the queue should look like, in Python's own lists. The machine does the same thing
+to both and compares after every step. It also plays the others: a BullMQ worker, a BullMQ stall check, an operator.
+
+Invariants: every job is in exactly one place; a lease is settled at most once, and nothing is written for it
+after it is lost; a job that we hold has a fence, and fences grow for ever; no hash is made for a job that is gone;
+whenever a job could start, the marker stands.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from heavyq.bullmq import ops
+from heavyq.bullmq.keys import QueueKey
+from heavyq.bullmq.lease import Lease, LeasedJob, LeaseRefused, NothingToLease
+from heavyq.bullmq.options import Keep
+from tests.support.ops import SETTLES, Rig
+
+if TYPE_CHECKING:
+    import redis
+
+    from heavyq.store.client import Client
+
+FOREIGN = "node:1"
+MANY_STALLS = 2
+
+
+@dataclass
+class ModelJob:
+    priority: int = 0
+    made: int = 0
+    started: int = 0
+    stalls: int = 0
+    delay: int = 0
+    deferred: bool = False
+    settled_by: str | None = None
+    holder: str | None = None  # token of the lease that counts; FOREIGN; None: nobody
+    lock: str | None = None
+    checkpoint: bool = False
+
+
+@dataclass
+class Model:
+    """What should be in Redis. Lists run from left to right as Redis shows them."""
+
+    version: str | None = None
+    paused: bool = False
+    concurrency: int | None = None
+    jobs: dict[str, ModelJob] = field(default_factory=dict)
+    lists: dict[str, list[str]] = field(default_factory=lambda: {"wait": [], "paused": [], "active": []})
+    scores: dict[str, dict[str, int]] = field(
+        default_factory=lambda: {"delayed": {}, "prioritized": {}, "completed": {}, "failed": {}}
+    )
+    priorities: int = 0
+    suspects: set[str] = field(default_factory=set)
+
+    def closed(self) -> bool:
+        return self.paused or (self.concurrency is not None and len(self.lists["active"]) >= self.concurrency)
+
+    def can_start(self) -> bool:
+        return not self.closed() and bool(self.lists["wait"] or self.scores["prioritized"])
+
+    def target(self) -> list[str]:
+        if not self.paused:
+            return self.lists["wait"]
+        for name in ("paused", "wait"):
+            if self.lists[name]:
+                return self.lists[name]
+        return self.lists["paused" if self.version and self.version.startswith("bullmq:5.") else "wait"]
+
+    def push(self, job_id: str, *, first: bool = False, by_priority: bool = True) -> None:
+        priority = self.jobs[job_id].priority
+        if priority and by_priority:
+            if first:
+                self.scores["prioritized"][job_id] = priority * 2**32
+            else:
+                self.priorities += 1
+                self.scores["prioritized"][job_id] = priority * 2**32 + self.priorities
+        else:
+            target = self.target()
+            target.insert(len(target) if first else 0, job_id)
+
+    def push_delayed(self, job_id: str, due: int) -> None:
+        low, high = due * 4096, due * 4096 + 4095
+        same = [score for score in self.scores["delayed"].values() if low <= score <= high]
+        self.scores["delayed"][job_id] = min(max(same) + 1, high) if same else low
+
+    def ordered(self, name: str) -> list[str]:
+        return sorted(self.scores[name], key=lambda job_id: (self.scores[name][job_id], job_id.encode()))
+
+    def promote(self, now: int) -> None:
+        for job_id in self.ordered("delayed"):
+            if self.scores["delayed"][job_id] < (now + 1) * 4096:
+                del self.scores["delayed"][job_id]
+                self.jobs[job_id].delay = 0
+                self.push(job_id)
+
+    def take(self) -> str | None:
+        if self.lists["wait"]:
+            job_id = self.lists["wait"].pop()
+        elif self.scores["prioritized"]:
+            job_id = self.ordered("prioritized")[0]
+            del self.scores["prioritized"][job_id]
+        else:
+            self.priorities = 0
+            return None
+        self.lists["active"].insert(0, job_id)
+        return job_id
+
+    def leave(self, job_id: str) -> None:
+        self.lists["active"].remove(job_id)
+        self.suspects.discard(job_id)
+        job = self.jobs[job_id]
+        job.holder = job.lock = None
+
+    def remove(self, job_id: str) -> None:
+        del self.jobs[job_id]
+        self.suspects.discard(job_id)
+        for items in self.lists.values():
+            while job_id in items:
+                items.remove(job_id)
+        for scores in self.scores.values():
+            scores.pop(job_id, None)
+
+    def retain(self, name: str, now: int, keep: Keep) -> None:
+        if keep.age_s is not None:
+            old = [each for each in self.ordered(name) if self.scores[name][each] <= now - keep.age_s * 1000]
+            for job_id in old[: keep.limit]:
+                self.remove(job_id)
+        if keep.count > 0:
+            for job_id in self.ordered(name)[: -keep.count]:
+                self.remove(job_id)
+
+    def outcome_of(self, lease: Lease) -> str:
+        """What a settle of this lease should answer."""
+        job = self.jobs.get(lease.job_id)
+        if job is None:
+            return "gone"
+        if job.settled_by == lease.token:
+            return "settled"
+        return "ok" if job.holder == lease.token and job.lock in (lease.token, None) else "lost"
+
+
+class ScriptMachine(RuleBasedStateMachine):
+    client: ClassVar[Client]
+    raw: ClassVar[redis.Redis]
+    prefix: ClassVar[str]
+    numbers: ClassVar[Any] = itertools.count()
+
+    leases = Bundle("leases")
+    foreign = Bundle("foreign")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rig = Rig(self.client, self.raw, QueueKey(self.prefix, f"q{next(self.numbers)}"))
+        self.model = Model()
+        self.fences: list[int] = []
+        self.settled: Counter[str] = Counter()
+        self.left_fence: set[str] = set()  # jobs that Node's stall check took from us: it knows no fence
+
+    def teardown(self) -> None:
+        keys = list(self.raw.scan_iter(self.rig.key("*"), count=1000))
+        if keys:
+            self.raw.unlink(*keys)
+
+    # -- the world
+
+    @initialize(version=st.sampled_from([None, "bullmq:5.81.5", "bullmq:6.7.0"]))
+    def open(self, version: str | None) -> None:
+        self.rig.run(ops.open_queue(self.rig.q))
+        if version:
+            self.rig.meta(version=version)
+        self.model.version = version
+
+    @rule(ms=st.integers(1, 40))
+    def time_passes(self, ms: int) -> None:
+        self.rig.now += ms
+
+    @rule(count=st.sampled_from([None, 1, 2, 3]))
+    def operator_sets_concurrency(self, count: int | None) -> None:
+        self.model.concurrency = count
+        if count is None:
+            self.raw.hdel(self.rig.key("meta"), "concurrency")
+        else:
+            self.rig.meta(concurrency=count)
+        self._operator_wakes()
+
+    @rule()
+    def operator_pauses(self) -> None:
+        """Protocol 5.3, rule 3."""
+        lists = self.model.lists
+        self.rig.meta(paused=1)
+        self.raw.delete(self.rig.key("marker"))
+        self.model.paused = True
+        if self.model.version == "bullmq:5.81.5" and lists["wait"]:
+            lists["paused"] = lists["wait"] + lists["paused"]
+            lists["wait"] = []
+            self._write_lists()
+
+    @rule()
+    def operator_resumes(self) -> None:
+        """Protocol 5.3, rule 4."""
+        lists = self.model.lists
+        self.raw.hdel(self.rig.key("meta"), "paused")
+        self.model.paused = False
+        lists["wait"] += lists["paused"]
+        lists["paused"] = []
+        self._write_lists()
+        self._operator_wakes()
+
+    def _write_lists(self) -> None:
+        for name in ("wait", "paused"):
+            self.raw.delete(self.rig.key(name))
+            if self.model.lists[name]:
+                self.raw.rpush(self.rig.key(name), *self.model.lists[name])
+
+    def _operator_wakes(self) -> None:
+        if self.model.can_start():
+            self.raw.zadd(self.rig.key("marker"), {"0": 0})
+
+    @rule(job=st.integers(0, 10))
+    def lock_expires(self, job: int) -> None:
+        held = [job_id for job_id in self.model.lists["active"] if self.model.jobs[job_id].lock]
+        if held:
+            job_id = held[job % len(held)]
+            self.rig.expire_lock(job_id)
+            self.model.jobs[job_id].lock = None
+
+    @rule(job=st.integers(0, 30))
+    def operator_obliterates_a_job(self, job: int) -> None:
+        """By force: also when it is active and locked."""
+        if not self.model.jobs:
+            return
+        job_id = sorted(self.model.jobs)[job % len(self.model.jobs)]
+        self.model.remove(job_id)
+        self.left_fence.discard(job_id)
+        for name in ("wait", "paused", "active"):
+            self.raw.lrem(self.rig.key(name), 0, job_id)
+        for name in self.model.scores:
+            self.raw.zrem(self.rig.key(name), job_id)
+        self.raw.srem(self.rig.key("stalled"), job_id)
+        self.raw.delete(*(self.rig.key(job_id + suffix) for suffix in ("", ":lock", ":logs")))
+        self._operator_wakes()
+
+    # -- producers
+
+    @rule(
+        priority=st.sampled_from([0, 0, 1, 2]),
+        delay=st.sampled_from([0, 0, 3, 20]),
+        lifo=st.booleans(),
+        name=st.sampled_from([None, None, "a", "b"]),
+    )
+    def add(self, priority: int, delay: int, lifo: bool, name: str | None) -> None:
+        op = ops.add(
+            self.rig.q,
+            name="job",
+            data=b"{}",
+            opts=b"{}",
+            timestamp_ms=self.rig.now,
+            priority=priority,
+            delay_ms=delay,
+            lifo=lifo,
+            job_id=name,
+        )
+        added = self.rig.run(op)
+        assert added.existed == (name in self.model.jobs)
+        if added.existed:
+            return
+        self.model.jobs[added.id] = ModelJob(priority=priority, delay=delay)
+        if delay:
+            self.model.push_delayed(added.id, self.rig.now + delay)
+        else:
+            self.model.push(added.id, first=lifo and not priority)
+
+    # -- our worker
+
+    @rule(target=leases, popped=st.booleans())
+    def lease(self, popped: bool) -> Any:
+        if popped:
+            self.raw.delete(self.rig.key("marker"))
+        token = self.rig.token()
+        reply = self.rig.try_lease(token=token)
+        self.model.promote(self.rig.now)
+        if self.model.closed():
+            assert reply == LeaseRefused(0)
+            return multiple()
+        job_id = self.model.take()
+        if job_id is None:
+            dues = [score // 4096 for score in self.model.scores["delayed"].values()]
+            assert reply == NothingToLease(min(dues) if dues else None)
+            return multiple()
+        assert isinstance(reply, LeasedJob)
+        job = self.model.jobs[job_id]
+        job.started += 1
+        job.holder = job.lock = token
+        lease = reply.lease
+        assert (lease.job_id, lease.started, lease.processed_on_ms) == (job_id, job.started, self.rig.now)
+        assert (b"defa" in reply.fields) == job.deferred
+        self.fences.append(lease.fence)
+        self.left_fence.discard(job_id)
+        assert self.rig.exists("marker")
+        again = self.rig.try_lease(token=token, replay=True, now_ms=self.rig.now)
+        assert again == reply
+        return lease
+
+    @rule(lease=leases, lock_ms=st.sampled_from([30_000, 60_000]))
+    def renew(self, lease: Lease, lock_ms: int) -> None:
+        lost = self.rig.run(ops.renew(self.rig.q, [lease], lock_ms=lock_ms))
+        if self.model.outcome_of(lease) == "ok":
+            assert lost == ()
+            self.model.jobs[lease.job_id].lock = lease.token
+            self.model.suspects.discard(lease.job_id)
+        else:
+            assert lost == (lease.job_id,)
+
+    @rule(lease=leases, verb=st.sampled_from(["progress", "checkpoint", "log"]))
+    def write(self, lease: Lease, verb: str) -> None:
+        writes = {
+            "progress": ops.progress(lease, b"1"),
+            "checkpoint": ops.checkpoint(lease, b"1"),
+            "log": ops.log(lease, ["row"], keep=2),
+        }
+        written = self.rig.run(writes[verb])
+        assert written == (self.model.outcome_of(lease) == "ok")
+        if written and verb == "checkpoint":
+            self.model.jobs[lease.job_id].checkpoint = True
+
+    @rule(
+        lease=leases,
+        verb=st.sampled_from(SETTLES),
+        keep=st.sampled_from([Keep(), Keep(), Keep(0), Keep(1), Keep(2), Keep(-1, age_s=0, limit=1)]),
+        delay=st.sampled_from([0, 3, 20]),
+        flag=st.booleans(),
+    )
+    def settle(self, lease: Lease, verb: str, keep: Keep, delay: int, flag: bool) -> None:
+        expected = self.model.outcome_of(lease)
+        options: dict[str, Any] = {
+            "complete": {"keep": keep},
+            "fail": {"keep": keep},
+            "retry": {"lifo": flag},
+            "delay": {"delay_ms": delay, "burn_attempt": flag},
+            "hand_back": {},
+        }[verb]
+        before = self.rig.dump() if expected != "ok" else None
+        answer = self.rig.settle(verb, lease, **options)
+        if before is not None:
+            assert answer == expected
+            assert self.rig.dump() == before, "nothing is written after lost, gone or settled"
+            return
+        assert answer == "settled"
+        self.settled[lease.token] += 1
+        self._settle_in_model(lease, verb, keep, delay, flag)
+
+    def _settle_in_model(self, lease: Lease, verb: str, keep: Keep, delay: int, flag: bool) -> None:
+        model, job_id = self.model, lease.job_id
+        job = model.jobs[job_id]
+        model.leave(job_id)
+        job.settled_by = lease.token
+        job.made += verb in ("complete", "fail", "retry") or (verb == "delay" and flag)
+        if verb in ("complete", "fail"):
+            if verb == "complete":
+                job.checkpoint = False
+            else:
+                job.deferred = False
+            finished = {"complete": "completed", "fail": "failed"}[verb]
+            if keep.count == 0:
+                model.remove(job_id)
+                return
+            model.scores[finished][job_id] = self.rig.now
+            model.retain(finished, self.rig.now, keep)
+        elif verb == "retry":
+            model.promote(self.rig.now)
+            model.push(job_id, first=flag and not job.priority)
+        elif verb == "delay":
+            job.delay = delay
+            model.push_delayed(job_id, self.rig.now + delay)
+        else:
+            model.push(job_id, first=True)
+
+    @rule(limit=st.sampled_from([0, MANY_STALLS]))
+    def sweep(self, limit: int) -> None:
+        model = self.model
+        back = self.rig.sweep(limit=limit)
+        expected = {each for each in model.suspects & {*model.lists["active"]} if not model.jobs[each].lock}
+        assert {*back} == expected
+        assert len(back) == len(expected)
+        for job_id in back:
+            model.leave(job_id)
+            job = model.jobs[job_id]
+            job.stalls += 1
+            job.deferred |= job.stalls > limit
+            self.left_fence.discard(job_id)
+            model.push(job_id, first=True, by_priority=False)
+        model.suspects = {*model.lists["active"]}
+
+    @rule()
+    def wake(self) -> None:
+        self.raw.delete(self.rig.key("marker"))
+        self.rig.run(ops.wake(self.rig.q))
+        marker = self.rig.zset("marker")
+        assert ("0" in marker) == self.model.can_start()
+        dues = [score / 4096 for score in self.model.scores["delayed"].values()]
+        assert marker.get("1") == (min(dues) if dues else None)
+
+    # -- a BullMQ worker on the same queue
+
+    @precondition(lambda self: self.model.lists["wait"] and not self.model.closed())
+    @rule(target=foreign)
+    def node_leases(self) -> str:
+        job_id = self.model.take()
+        assert job_id is not None
+        moved = self.raw.lmove(self.rig.key("wait"), self.rig.key("active"), "RIGHT", "LEFT")
+        assert moved is not None
+        assert moved.decode() == job_id
+        job = self.model.jobs[job_id]
+        job.started += 1
+        job.holder = job.lock = FOREIGN
+        self.raw.set(self.rig.key(f"{job_id}:lock"), FOREIGN, px=30_000)
+        self.raw.hincrby(self.rig.key(job_id), "ats", 1)
+        self.raw.hset(self.rig.key(job_id), "processedOn", self.rig.now)
+        self.raw.zadd(self.rig.key("marker"), {"0": 0})
+        return job_id
+
+    @rule(job_id=consumes(foreign))
+    def node_completes(self, job_id: str) -> None:
+        job = self.model.jobs.get(job_id)
+        if job is None or job.holder != FOREIGN or job.lock != FOREIGN:
+            return
+        self.model.leave(job_id)
+        job.made += 1
+        self.model.scores["completed"][job_id] = self.rig.now
+        self.raw.delete(self.rig.key(f"{job_id}:lock"))
+        self.raw.srem(self.rig.key("stalled"), job_id)
+        self.raw.lrem(self.rig.key("active"), -1, job_id)
+        self.raw.hincrby(self.rig.key(job_id), "atm", 1)
+        self.raw.hset(self.rig.key(job_id), "finishedOn", self.rig.now)
+        self.raw.zadd(self.rig.key("completed"), {job_id: self.rig.now})
+        self._operator_wakes()  # Node fetches the next one in the same step
+
+    @rule()
+    def node_sweeps(self) -> None:
+        model = self.model
+        stalled = [each for each in model.lists["active"] if each in model.suspects and not model.jobs[each].lock]
+        for job_id in stalled:
+            if model.jobs[job_id].holder not in (None, FOREIGN):
+                self.left_fence.add(job_id)
+            model.leave(job_id)
+            model.jobs[job_id].stalls += 1
+            self.raw.lrem(self.rig.key("active"), 1, job_id)
+            self.raw.hincrby(self.rig.key(job_id), "stc", 1)
+            target = "paused" if model.target() is model.lists["paused"] else "wait"
+            model.push(job_id, first=True, by_priority=False)
+            self.raw.rpush(self.rig.key(target), job_id)
+        model.suspects = {*model.lists["active"]}
+        self.raw.delete(self.rig.key("stalled"))
+        if model.suspects:
+            self.raw.sadd(self.rig.key("stalled"), *model.suspects)
+        self._operator_wakes()
+
+    # -- what always holds
+
+    @invariant()
+    def redis_and_model_agree(self) -> None:
+        rig, model = self.rig, self.model
+        for name, items in model.lists.items():
+            assert rig.list(name) == items, name
+        for name, scores in model.scores.items():
+            assert rig.zset(name) == scores, name
+        assert {item.decode() for item in self.raw.smembers(rig.key("stalled"))} == model.suspects
+
+    @invariant()
+    def every_job_is_in_one_place_and_its_hash_is_right(self) -> None:
+        rig, model = self.rig, self.model
+        dump = rig.dump()
+        places = Counter([*itertools.chain(*model.lists.values()), *itertools.chain(*map(list, model.scores.values()))])
+        hashes = {name: value for name, value in dump.items() if isinstance(value, dict) and "opts" in value}
+        assert hashes.keys() == model.jobs.keys() == places.keys()
+        assert {*places.values()} <= {1}
+        for job_id, job in model.jobs.items():
+            found = hashes[job_id]
+            counts = {name: int(found.get(name, 0)) for name in ("atm", "ats", "stc", "delay")}
+            assert counts == {"atm": job.made, "ats": job.started, "stc": job.stalls, "delay": job.delay}
+            assert ("defa" in found, "hq:checkpoint" in found) == (job.deferred, job.checkpoint)
+            assert dump.get(f"{job_id}:lock") == job.lock
+            ours = job.holder not in (None, FOREIGN)
+            assert ("hq:fence" in found) == (ours or job_id in self.left_fence)
+        strays = {name for name in dump if name.split(":")[0] not in model.jobs} - _STRUCTURES
+        assert not strays, "no ghosts"
+
+    @invariant()
+    def leases_are_settled_once_and_fences_grow(self) -> None:
+        assert all(count == 1 for count in self.settled.values())
+        assert self.fences == sorted(set(self.fences))
+
+    @invariant()
+    def whoever_could_start_a_job_is_woken(self) -> None:
+        if self.model.can_start():
+            assert self.raw.zscore(self.rig.key("marker"), "0") == 0
+
+
+_STRUCTURES = {
+    *("meta", "id", "wait", "paused", "active", "prioritized", "pc", "delayed", "completed", "failed"),
+    *("stalled", "stalled-check", "marker", "events", "hq:counter"),
+}
+
+
+def test_scripts_agree_with_the_model_whatever_happens(client, raw, prefix) -> None:
+    class Bound(ScriptMachine):
+        pass
+
+    Bound.client, Bound.raw, Bound.prefix = client, raw, prefix
+    run_state_machine_as_test(
+        Bound,
+        settings=settings(
+            max_examples=60,
+            stateful_step_count=60,
+            deadline=None,
+            print_blob=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

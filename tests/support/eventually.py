@@ -1,0 +1,45 @@
+"""Wait for something to become true. The only place in the tests that sleeps."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+_FIRST_PAUSE_S = 0.002
+_LAST_PAUSE_S = 0.05
+
+
+def eventually(fn: Callable[[], T], timeout_s: float = 5.0, what: str = "") -> T:
+    """Call `fn` until it returns something true, and return that. An AssertionError in it means "not yet".
+
+    Raises AssertionError after `timeout_s`, with `what` and the last value (or the last assertion's text).
+    """
+    deadline = time.monotonic() + timeout_s
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        last: object
+        try:
+            last = value = fn()
+            if value:
+                return value
+        except AssertionError as not_yet:
+            last = not_yet
+        if time.monotonic() > deadline:
+            name = what or getattr(fn, "__name__", "it")
+            raise AssertionError(f"after {timeout_s:g} s: {name}: last seen {last!r}")
+        time.sleep(pause_s)
+        pause_s = min(_LAST_PAUSE_S, pause_s * 1.5)
+
+
+def always(fn: Callable[[], object], for_s: float, what: str = "") -> None:
+    """Check that `fn` stays true for `for_s` seconds."""
+    deadline = time.monotonic() + for_s
+    while time.monotonic() < deadline:
+        value = fn()
+        assert value, f"{what or getattr(fn, '__name__', 'it')} was {value!r}"
+        time.sleep(0.02)

@@ -1,0 +1,116 @@
+"""`core.child`: a child takes one job at a time, is replaced when worn out, and always goes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from heavyq.core import child as life
+from heavyq.errors import ProtocolError
+
+NONE = life.ChildLimits(None, None, None)
+MIB = 2**20
+
+
+def ready(birth_bytes=0, **changes):
+    return life.Ready(born_s=0.0, birth_bytes=birth_bytes, **changes)
+
+
+def test_child_is_born_then_takes_a_job_then_is_idle_again():
+    state, _ = life.decide(life.Starting(0.0), life.ChildReady(5), 1.0, NONE)
+    assert state.idle
+    state, _ = life.decide(state, life.RunTaken(7), 1.0, NONE)
+    assert not state.idle
+    state, actions = life.decide(state, life.RunOver(clean=True, charge_bytes=9), 2.0, NONE)
+    assert state.idle
+    assert actions == ()
+
+
+def test_child_with_leftovers_takes_no_job_until_cleaned():
+    state, _ = life.decide(ready(run=1), life.RunOver(clean=False, charge_bytes=0), 1.0, NONE)
+    assert not state.idle
+    with pytest.raises(ProtocolError):
+        life.decide(state, life.RunTaken(2), 1.0, NONE)
+    state, _ = life.decide(state, life.Cleaned(whole=True), 1.0, NONE)
+    assert state.idle
+
+
+def test_child_that_cannot_be_cleaned_is_retired():
+    state, (action,) = life.decide(ready(clean=False), life.Cleaned(whole=False), 1.0, NONE)
+    assert isinstance(state, life.Retiring)
+    assert isinstance(action, life.AskExit)
+
+
+@pytest.mark.parametrize(
+    ("limits", "charge", "now_s", "why"),
+    [
+        (life.ChildLimits(1, None, None), 0, 1.0, "max_jobs_per_child"),
+        (life.ChildLimits(None, 50 * MIB, None), 150 * MIB, 1.0, "recycle_rss"),
+        (life.ChildLimits(None, None, 60.0), 0, 61.0, "max_child_age"),
+    ],
+)
+def test_worn_out_child_is_replaced_after_its_job(limits, charge, now_s, why):
+    state, (action,) = life.decide(
+        ready(100 * MIB, run=1), life.RunOver(clean=True, charge_bytes=charge), now_s, limits
+    )
+    assert isinstance(state, life.Retiring)
+    assert why in action.why
+
+
+def test_what_the_zygote_preloaded_does_not_count_against_recycle_rss():
+    limits = life.ChildLimits(None, 50 * MIB, None)
+    state, actions = life.decide(
+        ready(1024 * MIB, run=1), life.RunOver(clean=True, charge_bytes=1030 * MIB), 1.0, limits
+    )
+    assert state.idle
+    assert actions == ()
+
+
+def test_child_that_does_not_end_when_asked_is_killed():
+    state, _ = life.decide(ready(), life.RetireAsked("drain"), 0.0, NONE)
+    state, actions = life.decide(state, life.Ticked(), life.RETIRE_LIMIT_S + 1, NONE)
+    assert isinstance(actions[0], life.Kill)
+
+
+def test_child_that_is_never_ready_is_killed():
+    _, actions = life.decide(life.Starting(0.0), life.Ticked(), life.START_LIMIT_S + 1, NONE)
+    assert isinstance(actions[0], life.Kill)
+
+
+def test_death_before_birth_is_a_failed_start():
+    state, _ = life.decide(life.Starting(0.0), life.ChildExited(), 1.0, NONE)
+    assert state == life.Gone(failed=True)
+
+
+EVENTS = st.sampled_from(
+    [
+        life.ChildReady(0),
+        life.RunTaken(1),
+        life.RunOver(clean=True, charge_bytes=0),
+        life.RunOver(clean=False, charge_bytes=100 * MIB),
+        life.Cleaned(whole=True),
+        life.Cleaned(whole=False),
+        life.RetireAsked("test"),
+        life.Ticked(),
+    ]
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(EVENTS, max_size=20), st.integers(1, 3))
+def test_any_history_ends_and_never_holds_two_runs(events, max_jobs):
+    limits = life.ChildLimits(max_jobs, 50 * MIB, 100.0)
+    state, now_s, done = life.Starting(0.0), 0.0, 0
+    for event in events:
+        now_s += 1
+        held = isinstance(state, life.Ready) and state.run is not None
+        try:
+            state, _ = life.decide(state, event, now_s, limits)
+        except ProtocolError:
+            continue
+        assert not (held and isinstance(event, life.RunTaken))
+        done += isinstance(event, life.RunOver)
+        assert done <= max_jobs
+    state, _ = life.decide(state, life.ChildExited(), now_s, limits)
+    assert isinstance(state, life.Gone)

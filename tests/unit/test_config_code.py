@@ -1,0 +1,254 @@
+"""Options given in Python: queues, profiles, one add; what is refused, and in which words."""
+
+from __future__ import annotations
+
+import pickle
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from heavyq.bullmq import options as wire
+from heavyq.config import (
+    HEAVY,
+    LIGHT,
+    MEDIUM,
+    STANDARD,
+    Keep,
+    Profile,
+    exponential,
+    fixed,
+    job_settings,
+    read_job_options,
+    read_queue_options,
+)
+from heavyq.errors import BadValue, ConfigError, NotBuiltYet, UnknownOption
+
+NOT_BUILT = {
+    "async_concurrency": 10,
+    "memory_request": "1Gi",
+    "memory_limit": "1Gi",
+    "on_memory_limit": "retry",
+    "timeout": "1h",
+    "timeout_grace": 5,
+    "progress_timeout": "5m",
+    "limiter": object(),
+    "start_method": "spawn",
+    "deduplication": "id",
+    "parent": object(),
+    "fail_parent_on_failure": True,
+    "ignore_dependency_on_failure": True,
+    "continue_parent_on_failure": True,
+    "remove_dependency_on_failure": True,
+}
+
+
+def read(**given):
+    return read_queue_options(given, where="Queue('videos')")
+
+
+def one_add(**given):
+    return read_job_options(given, where="add()")
+
+
+# ---- queues
+
+
+def test_queue_options_are_read_into_seconds_and_bytes():
+    found = read(lock_duration="5m", max_payload="2Mi", recycle_rss=None, attempts=5, delay=timedelta(hours=6))
+    assert dict(found.worker) == {"lock_duration": 300.0, "max_payload": 2 * 1024**2, "recycle_rss": None}
+    assert dict(found.job) == {"attempts": 5, "delay": 21_600.0}
+
+
+def test_milliseconds_in_a_queue_are_refused_by_name():
+    with pytest.raises(BadValue, match=r"Queue\('videos'\): lock_duration: 30000 looks like milliseconds"):
+        read(lock_duration=30_000)
+
+
+@pytest.mark.parametrize("name", sorted(NOT_BUILT))
+def test_what_is_not_built_yet_is_refused_by_name(name):
+    with pytest.raises(NotBuiltYet, match=f"{name}.* is not built yet"):
+        read(**{name: NOT_BUILT[name]})
+
+
+@pytest.mark.parametrize("name", ["timeout", "progress_timeout", "memory_limit", "deduplication", "parent", "durable"])
+def test_what_is_not_built_yet_is_refused_in_add_too(name):
+    with pytest.raises(NotBuiltYet, match=f"{name} is not built yet"):
+        one_add(**{name: "1h"})
+
+
+def test_forking_is_the_start_method_that_is_built():
+    assert read(start_method="fork").worker == {"start_method": "fork"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("concurrency", 0, "out of range"),
+        ("concurrency", True, "no whole number"),
+        ("concurrency", "2", "no whole number"),
+        ("concurrency", None, "leave it out"),
+        ("lock_duration", "1s", "out of range: 2s to 1d"),
+        ("nice", 20, "0 to 19"),
+        ("oom_score_adj", -1, "0 to 1000"),
+        ("attempts", 0, "out of range"),
+        ("attempts", 2.5, "no whole number"),
+        ("backoff", "1s", 'write fixed\\("60s"\\)'),
+        ("remove_on_complete", -1, "neither True, False"),
+        ("lifo", 1, "neither true nor false"),
+        ("priority", 2_097_152, "0 to 2097151"),
+        ("stack_trace_limit", -1, "at least 0"),
+    ],
+)
+def test_bad_value_is_refused_with_the_reason(name, value, why):
+    with pytest.raises(BadValue, match=f"{name}.*{why}"):
+        read(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["job_id", "timestamp"])
+def test_what_belongs_to_one_add_is_no_default_of_a_queue(name):
+    with pytest.raises(BadValue, match="belongs to one add"):
+        read(**{name: "x"})
+
+
+def test_worker_options_in_add_are_unknown():
+    with pytest.raises(UnknownOption, match=r"add\(\) has no option 'lock_duration'"):
+        one_add(lock_duration="5m")
+
+
+# ---- one add
+
+
+def test_what_add_says_wins_over_the_queue_and_the_queue_over_the_profile():
+    settings = job_settings(HEAVY, read(attempts=7, priority=3).job, one_add(priority=1, delay="5m", lifo=True))
+    assert (settings.attempts, settings.priority, settings.delay_ms, settings.lifo) == (7, 1, 300_000, True)
+    assert settings.backoff == wire.Backoff("fixed", 60_000, 0.0)
+    assert (settings.remove_on_complete.count, settings.remove_on_fail.count) == (100, -1)
+
+
+def test_a_standard_job_has_the_documented_defaults():
+    settings = job_settings(STANDARD, {}, {})
+    assert (settings.attempts, settings.backoff) == (3, wire.Backoff("exponential", 1000, 0.0))
+    assert (settings.remove_on_complete.count, settings.remove_on_fail.count) == (0, -1)
+    assert (settings.delay_ms, settings.priority, settings.lifo, settings.job_id) == (0, 0, False, None)
+
+
+def test_computed_delay_of_a_day_is_taken_in_add():
+    assert one_add(delay=86_400) == {"delay": 86_400}
+
+
+def test_timestamp_is_an_aware_moment():
+    moment = datetime(2026, 1, 2, tzinfo=UTC)
+    assert job_settings(STANDARD, {}, one_add(timestamp=moment)).timestamp_ms == 1_767_312_000_000
+    with pytest.raises(BadValue, match="no aware datetime"):
+        one_add(timestamp=datetime(2026, 1, 2))  # noqa: DTZ001 - that is the point
+    with pytest.raises(BadValue, match="no aware datetime"):
+        one_add(timestamp=1_767_312_000_000)
+
+
+@pytest.mark.parametrize("job_id", ["12", "0", "-3", "a:b", "0:x", "", "wait", "meta", "events", "stalled-check"])
+def test_id_that_bullmq_or_the_queue_would_mistake_is_refused(job_id):
+    with pytest.raises(BadValue, match="job_id"):
+        one_add(job_id=job_id)
+
+
+@pytest.mark.parametrize("job_id", ["v1", "007", "12a", "waiting", "a-b_c.d", "é"])
+def test_other_ids_are_taken(job_id):
+    assert one_add(job_id=job_id) == {"job_id": job_id}
+
+
+# ---- Keep, fixed, exponential
+
+
+@pytest.mark.parametrize(
+    ("value", "count", "age_s"),
+    [(True, 0, None), (False, -1, None), (0, 0, None), (7, 7, None), (Keep(count=5, age="1d"), 5, 86_400),
+     (Keep(age=1.2), -1, 2)],
+)  # fmt: skip
+def test_retention_on_the_wire(value, count, age_s):
+    keep = job_settings(STANDARD, {}, one_add(remove_on_complete=value)).remove_on_complete
+    assert (keep.count, keep.age_s, keep.limit) == (count, age_s, 1000)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{}, {"count": -1}, {"count": True}, {"age": "long"}, {"age": 86_400}, {"count": 1, "limit": 0}]
+)
+def test_keep_that_means_nothing_is_refused(wrong):
+    with pytest.raises(BadValue, match="Keep"):
+        Keep(**wrong)
+
+
+def test_backoffs_are_milliseconds_on_the_wire():
+    assert fixed("60s", jitter=0.5) == wire.Backoff("fixed", 60_000, 0.5)
+    assert exponential(0.25) == wire.Backoff("exponential", 250, 0.0)
+
+
+@pytest.mark.parametrize("wrong", [lambda: fixed(60_000), lambda: exponential("1s", jitter=2), lambda: fixed("x")])
+def test_bad_backoff_is_refused(wrong):
+    with pytest.raises(BadValue, match=r"fixed|exponential"):
+        wrong()
+
+
+# ---- profiles
+
+
+@pytest.mark.parametrize(
+    ("profile", "concurrency", "lock_s", "stalled_s", "attempts"),
+    [(STANDARD, 1, 30, 30, 3), (LIGHT, 50, 30, 30, 3), (MEDIUM, 10, 300, 30, 3), (HEAVY, 1, 3600, 300, 2)],
+)
+def test_profiles_are_as_documented(profile, concurrency, lock_s, stalled_s, attempts):
+    assert (profile.concurrency, profile.lock_duration, profile.stalled_interval) == (concurrency, lock_s, stalled_s)
+    assert profile.attempts == attempts
+    assert profile.remove_on_complete == (Keep(count=100) if profile is HEAVY else True)
+
+
+def test_replace_changes_what_it_names_and_keeps_the_rest():
+    gpu = HEAVY.replace(name="GPU", lock_duration="2h", remove_on_fail=10)
+    assert (gpu.name, gpu.lock_duration, gpu.attempts, gpu.remove_on_fail) == ("gpu", 7200.0, 2, 10)
+    assert HEAVY.lock_duration == 3600.0
+    again = gpu.replace(concurrency=2)  # its two hours are not mistaken for milliseconds
+    assert (again.name, again.lock_duration, again.concurrency) == ("gpu", 7200.0, 2)
+
+
+def test_profile_that_sets_hours_is_replaced_without_complaint():
+    long = STANDARD.replace(name="long", lock_duration="12h")
+    assert long.replace(nice=0).lock_duration == 43_200
+
+
+def test_profile_goes_through_json_and_pickle():
+    gpu = HEAVY.replace(name="gpu", lock_duration="12h", recycle_rss="2Gi")
+    assert Profile.from_json(gpu.to_json()).worker_options == gpu.worker_options
+    assert pickle.loads(pickle.dumps(gpu)) == gpu
+
+
+def test_profiles_are_frozen():
+    with pytest.raises(AttributeError, match="frozen"):
+        HEAVY.attempts = 3
+    with pytest.raises(AttributeError):
+        del HEAVY.name
+    with pytest.raises(TypeError):
+        HEAVY.worker_options["nice"] = 3
+
+
+def test_profile_has_no_other_attributes():
+    with pytest.raises(AttributeError, match="no option 'lock_durration'"):
+        HEAVY.lock_durration  # noqa: B018
+    assert not hasattr(HEAVY, "timeout")
+
+
+@pytest.mark.parametrize("name", ["", "all", "a b", "a,b"])
+def test_profile_name_that_worker_type_could_not_name_is_refused(name):
+    with pytest.raises(ConfigError, match="profile's name"):
+        Profile(name)
+
+
+def test_profile_refuses_what_a_queue_refuses():
+    with pytest.raises(NotBuiltYet):
+        HEAVY.replace(name="gpu", memory_limit="4Gi")
+    with pytest.raises(UnknownOption, match="did you mean"):
+        Profile("gpu", lockDuration=3)
+
+
+def test_profiles_compare_by_what_they_hold():
+    assert HEAVY.replace() == HEAVY
+    assert HEAVY.replace(nice=1) != HEAVY
+    assert len({HEAVY, HEAVY.replace()}) == 1

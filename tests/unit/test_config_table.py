@@ -1,0 +1,78 @@
+"""The table of options: complete, consistent, and the source of the reference page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+
+from heavyq.config import OPTIONS, JobDefaults, JobOptions, QueueOptions, WorkerOptions, nearest, options, table
+from heavyq.config.queues import QueueSettings
+from heavyq.config.reference import page
+from heavyq.config.table import find_option
+from heavyq.errors import UnknownOption
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "options.md"
+
+
+def test_every_default_is_a_value_of_its_option():
+    for scope in ("queue", "job", "worker"):
+        for option in options(scope):
+            if option.default is not None:
+                assert option.read(option.default, label=option.name) == option.default
+
+
+def test_no_flag_and_no_variable_belongs_to_two_options():
+    flags = [flag for option in OPTIONS.values() for flag in option.flags]
+    variables = [variable for option in OPTIONS.values() for variable in option.env]
+    assert len(flags) == len(set(flags))
+    assert len(variables) == len(set(variables))
+
+
+def test_typed_dicts_have_the_options_of_the_table_and_no_other():
+    built_jobs = options("job")
+    assert set(get_type_hints(WorkerOptions)) == {o.name for o in options("queue")}
+    assert set(get_type_hints(JobDefaults)) == {o.name for o in built_jobs if not o.per_add}
+    assert set(get_type_hints(JobOptions)) == {o.name for o in built_jobs}
+    assert set(get_type_hints(QueueOptions)) == set(get_type_hints(WorkerOptions)) | set(get_type_hints(JobDefaults))
+
+
+def test_options_that_may_be_off_are_typed_so():
+    for typed in (WorkerOptions, JobOptions):
+        for name, hint in get_type_hints(typed).items():
+            assert (type(None) in getattr(hint, "__args__", ())) == OPTIONS[name].may_be_off, name
+
+
+def test_queue_settings_have_every_queue_option_but_the_start_method():
+    plain = {name.removesuffix("_s") for name in QueueSettings.__dataclass_fields__}
+    assert plain == {o.name for o in options("queue")} - {"start_method"}
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("lockDuration", "lock_duration"), ("concurency", "concurrency"), ("removeOnComplete", "remove_on_complete")],
+)
+def test_unknown_option_names_the_nearest_one(name, meant):
+    with pytest.raises(UnknownOption, match=f'did you mean "{meant}"') as caught:
+        find_option(name, "queue", "job", where="Queue('videos')")
+    assert isinstance(caught.value, TypeError)
+
+
+def test_a_name_near_to_none_gets_no_suggestion():
+    assert nearest("xyzzy", OPTIONS) == ""
+
+
+def test_committed_reference_page_is_the_generated_one():
+    assert REFERENCE.read_text(encoding="utf-8") == page(), (
+        "run: python -m heavyq.config.reference > docs/reference/options.md"
+    )
+
+
+def test_reference_page_names_every_option():
+    text = page()
+    assert all(f"| `{name}` |" in text for name in OPTIONS)
+
+
+def test_priority_reaches_as_far_as_bullmqs():
+    assert table.PRIORITY_MAX == 2**21 - 1

@@ -1,0 +1,145 @@
+"""`core.run`: a run is settled exactly once, or not at all when its lease is lost; and it always ends."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from heavyq.core import run as life
+from heavyq.core.outcome import Failure, Usage
+from heavyq.core.retry import Backoff
+from heavyq.errors import ProtocolError
+
+USAGE = Usage(1, 0.1, 0.2)
+BOOM = Failure("exception", "boom")
+KILLED = Failure("signal", "killed", signal=9)
+
+
+def facts(**changes):
+    base = {"made": 0, "attempts": 1, "backoff": None, "roll": 0.5}
+    return life.JobFacts(**{**base, **changes})
+
+
+def begin_running(**changes):
+    state, actions = life.begin(facts(**changes), draining=False)
+    assert actions == ()
+    state, actions = life.decide(state, life.Assigned())
+    assert actions == (life.SendJob(),)
+    return state
+
+
+def test_result_completes():
+    state, actions = life.decide(begin_running(), life.Reported(b"1", USAGE))
+    assert actions == (life.Settle(life.Complete(b"1", USAGE)),)
+    state, actions = life.decide(state, life.Settled(lost=False))
+    assert state == life.Ended(lost=False)
+    assert actions == (life.Release(),)
+
+
+@pytest.mark.parametrize(
+    ("made", "attempts", "backoff", "kind"),
+    [
+        (0, 1, None, life.Fail),
+        (0, 0, None, life.Fail),
+        (0, 2, None, life.RetryNow),
+        (0, 2, Backoff("fixed", 500, 0.0), life.RetryLater),
+        (1, 2, Backoff("fixed", 500, 0.0), life.Fail),
+    ],
+)
+def test_failure_follows_the_jobs_own_attempts(made, attempts, backoff, kind):
+    state = begin_running(made=made, attempts=attempts, backoff=backoff)
+    _, (settle,) = life.decide(state, life.Raised(BOOM, USAGE))
+    assert isinstance(settle.settlement, kind)
+
+
+def test_death_of_the_child_is_a_failed_attempt():
+    _, (settle,) = life.decide(begin_running(attempts=2), life.ChildLost(KILLED, USAGE))
+    assert settle.settlement == life.RetryNow(KILLED, USAGE)
+
+
+def test_drain_hands_back_after_the_child_is_dead_and_not_before():
+    state, actions = life.decide(begin_running(attempts=1), life.StopAsked())
+    assert actions == (life.KillChild(),)
+    _, (settle,) = life.decide(state, life.ChildLost(KILLED, USAGE))
+    assert settle.settlement == life.HandBack()
+
+
+def test_whole_result_wins_over_a_drain_but_not_over_a_lost_lease():
+    stopping, _ = life.decide(begin_running(), life.StopAsked())
+    _, (settle,) = life.decide(stopping, life.Reported(b"1", USAGE))
+    assert settle.settlement == life.Complete(b"1", USAGE)
+    lost, _ = life.decide(begin_running(), life.LeaseLost())
+    state, actions = life.decide(lost, life.Reported(b"1", USAGE))
+    assert state == life.Ended(lost=True)
+    assert actions == (life.Release(),)
+
+
+def test_lease_lost_while_being_stopped_writes_nothing():
+    state, _ = life.decide(begin_running(), life.StopAsked())
+    state, _ = life.decide(state, life.LeaseLost())
+    _, actions = life.decide(state, life.ChildLost(KILLED, USAGE))
+    assert actions == (life.Release(),)
+
+
+def test_job_that_must_not_run_is_settled_without_a_child():
+    for changes, settlement in (
+        ({"unreadable": BOOM}, life.Fail(BOOM, None)),
+        ({"duty": "scheduler"}, life.Defer("scheduler")),
+        ({"deferred": KILLED}, life.Fail(KILLED, None)),
+        ({"duty": "parent", "deferred": KILLED}, life.Defer("parent")),
+    ):
+        _, (settle,) = life.begin(facts(**changes), draining=False)
+        assert settle.settlement == settlement
+
+
+def test_lease_that_arrives_while_draining_is_handed_back():
+    _, (settle,) = life.begin(facts(), draining=True)
+    assert settle.settlement == life.HandBack()
+
+
+def test_second_report_of_a_run_is_a_protocol_error():
+    state, _ = life.decide(begin_running(), life.Reported(b"1", USAGE))
+    with pytest.raises(ProtocolError, match="Reported cannot happen to a run that is Settling"):
+        life.decide(state, life.Reported(b"2", USAGE))
+
+
+EVENTS = st.sampled_from(
+    [
+        life.Assigned(),
+        life.Reported(b"1", USAGE),
+        life.Raised(BOOM, USAGE),
+        life.ChildLost(KILLED, USAGE),
+        life.LeaseLost(),
+        life.StopAsked(),
+        life.Settled(lost=False),
+        life.Settled(lost=True),
+    ]
+)
+
+
+@settings(max_examples=500)
+@given(st.lists(EVENTS, max_size=12), st.booleans(), st.integers(0, 3))
+def test_any_history_settles_at_most_once_and_releases_once(events, draining, attempts):
+    state, actions = life.begin(facts(attempts=attempts), draining=draining)
+    done = list(actions)
+    lost_before_settling = False
+    for event in events:
+        try:
+            state, actions = life.decide(state, event)
+        except ProtocolError:
+            continue  # impossible here: the shell never sends it, and the state is untouched
+        lost_before_settling |= isinstance(state, life.Ended) and not any(isinstance(a, life.Settle) for a in done)
+        done += actions
+    settles = [a for a in done if isinstance(a, life.Settle)]
+    releases = [a for a in done if isinstance(a, life.Release)]
+    assert len(settles) <= 1
+    assert len(releases) == isinstance(state, life.Ended)
+    assert not (settles and lost_before_settling), "settled after the lease was lost"
+    # whatever happened, these end it
+    for event in (life.StopAsked(), life.ChildLost(KILLED, USAGE), life.Settled(lost=False)):
+        try:
+            state, _ = life.decide(state, event)
+        except ProtocolError:
+            continue
+    assert isinstance(state, life.Ended)
