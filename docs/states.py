@@ -134,7 +134,7 @@ def page() -> str:
     return (
         "# The two state machines\n\n"
         "Made by `python docs/states.py` from the code itself (`heavyq/core/run.py`, `heavyq/core/child.py`): every\n"
-        "row was found by running `decide`. An event that stands in no row of a state changes nothing there, or cannot\n"
+        "row was found by running `decide`. An event in no row of a state changes nothing there, or cannot\n"
         "happen and is a `ProtocolError`.\n\n"
         "## A run: one lease's life\n\n" + _diagram(runs) + "\n" + _table(runs) + "\n"
         "## A child\n\n" + _diagram(children) + "\n" + _table(children)

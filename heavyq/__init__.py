@@ -35,8 +35,11 @@ if TYPE_CHECKING:
     from heavyq.queue.connection import close, connect
     from heavyq.queue.handle import JobHandle
     from heavyq.queue.model import Model
-    from heavyq.queue.queue import NamedQueue, Queue
+    from heavyq.queue.named import NamedQueue
+    from heavyq.queue.queue import Queue
     from heavyq.queue.registry import child_start, child_stop, preload
+
+    __version__: str
 
 __all__ = [
     "HEAVY",
@@ -87,7 +90,8 @@ if not TYPE_CHECKING:  # type checkers would take any name at all for one that `
         "heavyq.queue.connection": ("close", "connect"),
         "heavyq.queue.handle": ("JobHandle",),
         "heavyq.queue.model": ("Model",),
-        "heavyq.queue.queue": ("NamedQueue", "Queue"),
+        "heavyq.queue.named": ("NamedQueue",),
+        "heavyq.queue.queue": ("Queue",),
         "heavyq.queue.registry": ("child_start", "child_stop", "preload"),
     }
     _HOME = {name: module for module, names in _MODULES.items() for name in names}

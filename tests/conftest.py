@@ -11,6 +11,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from tests.support import procs
 from tests.support.eventually import eventually
@@ -31,10 +32,11 @@ _LEAVE_S = 5.0
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "leaks: this test may leave processes, descriptors or threads (say why)"
-    )
+    config.addinivalue_line("markers", "leaks: this test may leave processes, descriptors or threads (say why)")
     procs.become_subreaper()
+    # A machine that is busy is slow, not wrong; the seed of a failure is printed.
+    settings.register_profile("heavyq", deadline=None, print_blob=True)
+    settings.load_profile("heavyq")
 
 
 def needs_server() -> None:
@@ -142,7 +144,7 @@ def run_worker(valkey: Valkey, prefix: str, tmp_path: Path) -> Iterator[Callable
                 ending.callback(worker.stop)
     finally:
         for worker in started:
-            print(f"---- {worker.log_path.name}: heavyq run {' '.join(worker.argv)}\n{worker.log}")
+            print(f"---- {worker.log_path.name}: heavyq run {' '.join(worker.argv)}\n{worker.tail(500)}")
 
 
 @pytest.fixture(autouse=True)
@@ -168,9 +170,7 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
 class _Standing:
     """What this process has: processes below it, open descriptors, threads."""
 
-    def __init__(
-        self, pids: dict[int, procs.Proc], fds: dict[int, str], threads: set[threading.Thread]
-    ) -> None:
+    def __init__(self, pids: dict[int, procs.Proc], fds: dict[int, str], threads: set[threading.Thread]) -> None:
         self.pids, self.fds, self.threads = pids, fds, threads
 
     @classmethod
@@ -191,9 +191,7 @@ class _Standing:
         return bool(self.pids or self.fds or self.threads)
 
     def __str__(self) -> str:
-        lines = [
-            f"process {proc.pid} (parent {proc.ppid}): {proc.title[:120]}" for proc in self.pids.values()
-        ]
+        lines = [f"process {proc.pid} (parent {proc.ppid}): {proc.title[:120]}" for proc in self.pids.values()]
         lines += [f"descriptor {n}: {what}" for n, what in self.fds.items()]
         lines += [f"thread {thread.name}" for thread in self.threads]
         return "; ".join(lines)

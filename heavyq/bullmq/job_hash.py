@@ -17,8 +17,18 @@ from heavyq.errors import Unreadable
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["JobRecord", "Unreadable", "append_trace", "attempts_made", "duty_not_built", "fields_of", "parse_int"]
+__all__ = [
+    "CHECKPOINT",
+    "JobRecord",
+    "Unreadable",
+    "append_trace",
+    "attempts_made",
+    "duty_not_built",
+    "fields_of",
+    "parse_int",
+]
 
+CHECKPOINT: Final = "hq:checkpoint"
 _LEADING_INT: Final = re.compile(rb"[ \t\n\r\v\f]*([+-]?)([0-9]+)")
 _INT_MAX: Final = 2**53
 _INT_DIGITS: Final = 16
@@ -107,7 +117,7 @@ class JobRecord:
             worker_name=_text(fields, b"pb"),
             failure=_of_run(fields.get(b"hq:failure"), started),
             usage=_of_run(fields.get(b"hq:usage"), started),
-            checkpoint=fields.get(b"hq:checkpoint"),
+            checkpoint=fields.get(CHECKPOINT.encode()),
             state=state,
         )
 

@@ -58,6 +58,31 @@ class QueueKey:
         """Return the key of one structure (`wait`, `meta`, ...) or of a job (its id)."""
         return f"{self.prefix}:{self.name}:{suffix}"
 
+    @property
+    def marker(self) -> str:
+        """The key on which an idle worker blocks."""
+        return self.key("marker")
+
+    @property
+    def events(self) -> str:
+        """The stream that tells what happened to the queue's jobs."""
+        return self.key("events")
+
+
+def queues_pattern(prefix: str) -> str:
+    """Return the glob that matches the `meta` key of every queue below a prefix."""
+    literal = "".join(f"\\{char}" if char in "*?[]^\\" else char for char in prefix)
+    return f"{literal}:*:meta"
+
+
+def queue_of_meta(prefix: str, key: str) -> QueueKey | None:
+    """Return the queue whose `meta` key this is, or None.
+
+    A name with a colon is no queue's: a scheduler's job, or another feature's (`<prefix>::relay:..`).
+    """
+    name = key.removeprefix(f"{prefix}:").removesuffix(":meta")
+    return QueueKey(prefix, name) if name and ":" not in name else None
+
 
 def worker_client_name(queue: QueueKey, worker: str | None) -> str:
     """Return the connection name by which BullMQ lists a queue's workers."""

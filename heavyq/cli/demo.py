@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+
+import typer
 
 from heavyq.cli.flags import takes_place
 from heavyq.cli.place import place_settings
-
-if TYPE_CHECKING:
-    import typer
 
 
 def register(app: typer.Typer) -> None:
@@ -17,8 +15,14 @@ def register(app: typer.Typer) -> None:
 
 
 @takes_place()
-def demo(*, redis: str | None, prefix: str | None, as_json: bool) -> int:
+def demo(
+    out: str = typer.Option(None, "--out", metavar="DIR", help="Keep the films and models it makes in this folder."),
+    *,
+    redis: str | None,
+    prefix: str | None,
+    as_json: bool,
+) -> int:
     """Work real video and ML jobs end to end, and show what happens."""
     settings = place_settings({"redis": redis, "prefix": prefix})
     show = importlib.import_module("heavyq.demo.show")
-    return int(show.main({"redis_url": settings.redis_url, "prefix": settings.prefix, "json": as_json}))
+    return int(show.main(redis=settings.redis_url, prefix=settings.prefix, out=out, as_json=as_json))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from heavyq.cli.flags import takes_place
 from heavyq.cli.place import Place, read_place
 from heavyq.config import nearest, parse_duration
 from heavyq.errors import BadValue, UsageError
+from heavyq.linux.clock import epoch_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,7 +48,7 @@ def jobs(
     wanted = _filter(reason, since)
     place = read_place(redis, prefix)
     totals = place.counts(queue).by_state()
-    states = (state,) if state else _ORDER
+    states = [state] if state else [each for each in _ORDER if reason is None or each != "completed"]
     everything = chain.from_iterable(_jobs_in(place, queue, each, totals[each]) for each in states)
     found = list(islice(filter(wanted, everything), limit))
     if as_json:
@@ -70,7 +70,7 @@ def _filter(reason: str | None, since: str | None) -> Callable[[JobRecord], bool
     oldest_ms = 0.0
     if since is not None:
         try:
-            oldest_ms = (time.time() - parse_duration(since)) * 1000
+            oldest_ms = epoch_ms() - parse_duration(since) * 1000
         except BadValue as error:
             raise UsageError(f"--since: {error}") from error
 

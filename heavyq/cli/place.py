@@ -13,7 +13,7 @@ from heavyq.bullmq.keys import QueueKey
 from heavyq.bullmq.ops.counts import Counts, counts
 from heavyq.bullmq.ops.find import find
 from heavyq.cli import say
-from heavyq.config import RunSettings, find_pyproject, load_run_settings, nearest
+from heavyq.config import OPTIONS, RunSettings, find_pyproject, load_run_settings, nearest
 from heavyq.errors import JobError, NoSuchJob, UsageError
 from heavyq.queue import connection
 
@@ -66,8 +66,9 @@ def read_place(redis: str | None, prefix: str | None) -> Place:
 
 
 def place_settings(flags: dict[str, Any]) -> RunSettings:
-    """Read what a command needs of the settings; say the warnings."""
-    settings = load_run_settings(flags, os.environ, find_pyproject(Path.cwd()), need_modules=False)
+    """Read what a command needs of the settings; say the warnings. A worker's type says nothing here."""
+    environ = {name: value for name, value in os.environ.items() if name not in OPTIONS["worker_type"].env}
+    settings = load_run_settings(flags, environ, find_pyproject(Path.cwd()), need_modules=False)
     for warning in settings.warnings:
         say.warning(warning)
     return settings

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _KEPT: Final = frozenset("\n\t")
+_PIPE_WIDTH: Final = 10_000
 
 
 def answer(text: str) -> None:
@@ -36,15 +37,17 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     from rich.text import Text
 
     cells = [[plain(str(cell)) for cell in row] for row in rows]
+    console = Console(highlight=False)
+    if not console.is_terminal:  # into a file or a pipe nothing is folded
+        console = Console(highlight=False, width=_PIPE_WIDTH)
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for n, column in enumerate(columns):
         numbers = bool(cells) and all(row[n].isdigit() for row in cells)
-        grid.add_column(column, justify="right" if numbers else "left", overflow="fold")
+        last = n == len(columns) - 1
+        grid.add_column(column, justify="right" if numbers else "left", overflow="fold", no_wrap=not last)
     for row in cells:
         grid.add_row(*(Text(cell) for cell in row))
-    console = Console(highlight=False)
-    # into a file or a pipe nothing is folded: the lines are as wide as the table
-    console.print(grid, soft_wrap=False, width=None if console.is_terminal else 10_000)
+    console.print(grid)
 
 
 def note(text: str) -> None:

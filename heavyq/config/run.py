@@ -1,12 +1,11 @@
 """The settings of one `heavyq run`, from flags, environment and pyproject.toml, each with its origin.
 
-Owns what is resolved before a module is imported. What depends on the modules' queues is in `queues`. Plain
-data: it goes to the zygote as JSON.
+Owns what is resolved before a module is imported. What depends on the modules' queues is in `queues`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from heavyq.config.sources import (
@@ -56,17 +55,6 @@ class RunSettings:
     options: Sources = field(default_factory=Sources)
     origins: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the settings as plain JSON."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {**plain, "options": self.options.to_json(), "origins": dict(self.origins)}
-
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> RunSettings:
-        """Read what `to_json` wrote."""
-        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-        return RunSettings(**{**plain, "options": Sources.from_json(data["options"])})
 
 
 def load_run_settings(

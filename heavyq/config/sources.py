@@ -54,30 +54,6 @@ class Sources:
                 return f"--set {queue}: the worker has no such queue{nearest(queue, names)}; it has: {known}"
         return None
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "given": {name: list(given) for name, given in self.given.items()},
-            "per_queue": {
-                queue: {name: list(given) for name, given in options.items()}
-                for queue, options in self.per_queue.items()
-            },
-        }
-
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> Sources:
-        return Sources(
-            given=_givens(data["given"]),
-            per_queue={queue: _givens(options) for queue, options in data["per_queue"].items()},
-        )
-
-
-def _givens(data: Mapping[str, Any]) -> dict[str, Given]:
-    return {name: Given(_tuples(value), where) for name, (value, where) in data.items()}
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
 
 # ---- flags ------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ clock, no Redis. Driven by `core.run` (which outcome) and by the worker (which w
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 Reason = Literal[
@@ -44,7 +44,7 @@ class Failure:
     last_progress: Any = None
 
     def to_json(self, started: int) -> bytes:
-        return json.dumps({"ats": started, **asdict(self)}, ensure_ascii=False, allow_nan=False).encode()
+        return json.dumps({"ats": started, **_plain(self)}, allow_nan=False).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,11 @@ class Usage:
     wall_s: float
 
     def to_json(self, started: int) -> bytes:
-        return json.dumps({"ats": started, **asdict(self)}, allow_nan=False).encode()
+        return json.dumps({"ats": started, **_plain(self)}, allow_nan=False).encode()
+
+
+def _plain(record: Failure | Usage) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in record.__slots__}
 
 
 def killed_by_signal(signal: int, name: str) -> Failure:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from setproctitle import setproctitle
 
-from heavyq.bullmq.job_hash import Unreadable
+from heavyq.bullmq.job_hash import CHECKPOINT, Unreadable
 from heavyq.bullmq.options import WireOptions
 from heavyq.core.outcome import Failure
 from heavyq.errors import PayloadError
@@ -148,7 +148,7 @@ def _run_one(birth: Birth, channel: Channel, frame: Frame, standing: frozenset[i
     _current = {
         "job_id": job_id,
         "queue": queue_name,
-        "job_name": parts["name"].decode("utf-8", "replace"),
+        "job_name": parts[b"name"].decode("utf-8", "replace"),
         "attempt": head["made"] + 1,
     }
     try:
@@ -158,13 +158,14 @@ def _run_one(birth: Birth, channel: Channel, frame: Frame, standing: frozenset[i
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
+    cpu_s = _cpu_s()
     usage = {
         "peak_rss_bytes": procfs.peak_rss_bytes(),
-        "cpu_s": round(_cpu_s() - cpu_before_s, 6),
+        "cpu_s": round(cpu_s - cpu_before_s, 6),
         "wall_s": round(time.monotonic() - started_s, 6),
     }
     clean = leftovers.none_left(standing, birth.workdir)  # looks only: a result must not wait for the removal
-    about = {"run": head["run"], "clean": clean, "usage": usage}
+    about = {"run": head["run"], "clean": clean, "usage": usage, "cpu_total_s": round(cpu_s, 6)}
     if isinstance(result, Failure):
         about |= {"reason": result.reason, "detail": result.detail}
         channel.send(wire.FAILURE, about, (result.stack or "").encode("utf-8", "replace"))
@@ -176,16 +177,16 @@ def _run_one(birth: Birth, channel: Channel, frame: Frame, standing: frozenset[i
     return leftovers.remove_processes(standing) and leftovers.empty(birth.workdir)
 
 
-def _process(birth: Birth, channel: Channel, head: Mapping[str, Any], parts: Mapping[str, bytes]) -> bytes | Failure:
+def _process(birth: Birth, channel: Channel, head: Mapping[str, Any], parts: Mapping[bytes, bytes]) -> bytes | Failure:
     """Find the function, check the payload, call it, encode its result: each can fail in its own way."""
     queue = registry.queue_of(head["prefix"], head["queue"])
-    name = parts["name"].decode("utf-8", "replace")
+    name = parts[b"name"].decode("utf-8", "replace")
     processor = queue.processor_of(name)
     if processor is None:
         known = ", ".join(sorted(n for n in queue.processors if n)) or "none"
         return Failure("no_processor", f"no processor for jobs named {name!r} (known names: {known})")
     try:
-        data = processor.payload_codec.decode(parts["data"])
+        data = processor.payload_codec.decode(parts[b"data"])
         info = _info(birth, head, parts, name)
     except PayloadError as error:
         return Failure("invalid_payload", str(error))
@@ -213,7 +214,7 @@ def _encode(queue: Queue[Any, Any], encode: Callable[[Any], bytes], value: Any, 
     return raw
 
 
-def _info(birth: Birth, head: Mapping[str, Any], parts: Mapping[str, bytes], name: str) -> JobInfo:
+def _info(birth: Birth, head: Mapping[str, Any], parts: Mapping[bytes, bytes], name: str) -> JobInfo:
     return JobInfo(
         id=head["id"],
         name=name,
@@ -221,12 +222,12 @@ def _info(birth: Birth, head: Mapping[str, Any], parts: Mapping[str, bytes], nam
         attempt=head["made"] + 1,
         attempts_made=head["made"],
         fence=head["fence"],
-        timestamp_ms=int(float(parts["timestamp"] or b"0")),
+        timestamp_ms=int(float(parts[b"timestamp"] or b"0")),
         slot=birth.slot,
         workdir=birth.workdir,
-        opts=WireOptions.read(parts["opts"]),
-        progress=json.loads(parts["progress"] or b"0"),
-        checkpoint=json.loads(parts["hq:checkpoint"] or b"null"),
+        opts=WireOptions.read(parts[b"opts"]),
+        progress=json.loads(parts[b"progress"] or b"0"),
+        checkpoint=json.loads(parts[CHECKPOINT.encode()] or b"null"),
     )
 
 

@@ -5,6 +5,8 @@ Owns the letters and the fields; `linux.frames` owns the bytes. Shared by both e
 
 from __future__ import annotations
 
+from heavyq.bullmq.job_hash import CHECKPOINT as CHECKPOINT_FIELD
+
 # supervisor -> zygote
 CONFIGURE = b"C"  # head: ZygoteConfig
 FORK = b"F"  # head: {child, slot}; two descriptors travel with it: the child's socket, its log pipe
@@ -22,10 +24,10 @@ EXIT = b"Q"
 # child -> supervisor
 READY = b"R"  # born and hooks run, or: cleaned up after a job. head: {whole}
 NOT_READY = b"X"  # head: {error}; body: traceback text. The child ends after it
-RESULT = b"r"  # head: {run, clean, usage}; body: the result's JSON
-FAILURE = b"f"  # head: {run, clean, usage, reason, detail}; body: traceback text
+RESULT = b"r"  # head: {run, clean, usage, cpu_total_s}; body: the result's JSON
+FAILURE = b"f"  # head: {run, clean, usage, cpu_total_s, reason, detail}; body: traceback text
 PROGRESS = b"p"  # body: JSON
 LOG = b"l"  # body: one row of text
 CHECKPOINT = b"c"  # body: JSON
 
-JOB_PARTS = ("name", "data", "opts", "timestamp", "progress", "hq:checkpoint")
+JOB_PARTS = (b"name", b"data", b"opts", b"timestamp", b"progress", CHECKPOINT_FIELD.encode())

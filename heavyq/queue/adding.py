@@ -15,7 +15,7 @@ from heavyq.bullmq.ops.add import Added, add
 from heavyq.bullmq.options import pack_options
 from heavyq.config.jobs import job_settings, read_job_options
 from heavyq.config.units import format_size
-from heavyq.errors import AddUnknown, BadValue, HeavyqError, PayloadTooLarge, RedisUnavailable
+from heavyq.errors import AddUnknown, BadValue, HeavyqError, PayloadError, PayloadTooLarge, RedisUnavailable
 from heavyq.linux.clock import epoch_ms
 from heavyq.queue.handle import JobHandle
 
@@ -64,7 +64,10 @@ def add_many(link: QueueLink, jobs: Iterable[Any], options: Mapping[str, Any]) -
     for n, job in enumerate(jobs):
         name, payload, own = _parts(job)
         here = f"{where}, job {n}"
-        drafts.append(_draft(link, key, name, payload, shared | read_job_options(own, where=here), here))
+        try:
+            drafts.append(_draft(link, key, name, payload, shared | read_job_options(own, where=here), here))
+        except PayloadError as error:
+            raise PayloadError(f"{here}: {error}") from None
     return _send(link, drafts)
 
 

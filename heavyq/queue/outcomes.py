@@ -11,12 +11,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from heavyq.bullmq.events import Outcome, begins_anew, job_of, read_outcome, removes
 from heavyq.bullmq.ops.find import find
 from heavyq.errors import RedisUnavailable, ResultGone
 from heavyq.linux.clock import monotonic_s
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from heavyq.bullmq.job_hash import JobRecord
     from heavyq.bullmq.keys import QueueKey
@@ -30,15 +31,6 @@ _PAUSE_S: Final = 0.1
 _BATCH: Final = 100  # events; each may carry a whole result
 _KNOWN_MAX: Final = 20_000
 _SKEW_MS: Final = 60_000  # between the clocks of producer and server; if it is more, all that is kept is read
-_ENDED: Final = ("completed", "failed")
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """completed: value is the result's JSON. Else: value is the reason, as text."""
-
-    completed: bool
-    value: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +39,6 @@ class End:
 
     outcome: Outcome
     record: JobRecord | None
-
-
-def read_outcome(fields: Mapping[str, bytes]) -> Outcome | None:
-    """Return the outcome that an event tells; None for every other event."""
-    match fields.get("event"):
-        case b"completed":
-            return Outcome(completed=True, value=fields.get("returnvalue", b"null"))
-        case b"failed":
-            return Outcome(completed=False, value=fields.get("failedReason", b""))
-        case _:
-            return None
 
 
 def wait_for_end(
@@ -103,10 +84,7 @@ def _wait_for_event(
         block_ms, last = max(1, int(left_s * 1000)), position
         for event_id, fields in ask(lambda: client.read_events(q, last, block_ms, _BATCH)):  # noqa: B023 - called at once
             position = event_id
-            if fields.get("jobId") != job_id.encode():
-                continue
-            outcome = read_outcome(fields)
-            if outcome is not None or fields.get("event") == b"removed":
+            if job_of(fields) == job_id and ((outcome := read_outcome(fields)) is not None or removes(fields)):
                 return position, outcome
     return position, None
 
@@ -158,13 +136,15 @@ class Outcomes:
     def take(self, event: Event) -> None:
         """Take the next event of the stream."""
         event_id, fields = event
-        job_id = fields.get("jobId", b"").decode("utf-8", "replace")
+        job_id = job_of(fields)
+        if job_id is None:
+            return
         if read_outcome(fields) is not None:
             self._places.pop(job_id, None)  # the latest stands last
             self._places[job_id] = event_id
             if len(self._places) > _KNOWN_MAX:
                 del self._places[next(iter(self._places))]
-        elif _begins_anew(fields):
+        elif begins_anew(fields):
             self._places.pop(job_id, None)
 
     def _find(self, client: Client, q: QueueKey, job_id: str, from_ms: int) -> str | None:
@@ -184,12 +164,6 @@ class Outcomes:
                 self._position = event[0]
             if len(events) < _BATCH:
                 return
-
-
-def _begins_anew(fields: Mapping[str, bytes]) -> bool:
-    """Tell whether the job is a new one of that id, or was put back after its end."""
-    event = fields.get("event")
-    return event == b"added" or (event == b"waiting" and fields.get("prev") in (b"completed", b"failed"))
 
 
 def _just_before(event_id: str) -> str:

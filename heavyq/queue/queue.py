@@ -24,6 +24,7 @@ from heavyq.queue.adding import DEFAULT_NAME, add_many, add_one
 from heavyq.queue.declaration import Declaration, Place, check_name
 from heavyq.queue.handle import JobHandle
 from heavyq.queue.link import QueueLink
+from heavyq.queue.named import NamedQueue
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -261,31 +262,6 @@ class Queue(Generic[P, R]):
     def result_codec(self) -> Codec[Any]:
         """Writes and reads the queue's results; raises ValueError."""
         return self._link.types().result
-
-
-@final
-class NamedQueue(Generic[P, R]):
-    """A queue seen through one job name. Made by `Queue.named`."""
-
-    def __init__(self, queue: Queue[Any, Any], name: str) -> None:
-        self._queue = queue
-        self.name = name
-
-    def __repr__(self) -> str:
-        return f"<NamedQueue {self.name!r} of {self._queue!r}>"
-
-    def add(self, payload: P, /, **options: Unpack[JobOptions]) -> JobHandle[P, R]:
-        """Add a job of this name. Raises as `Queue.add`."""
-        return add_one(self._queue._link, self.name, payload, options)  # noqa: SLF001 - one with its queue
-
-    def add_bulk(self, payloads: Iterable[P], /, **options: Unpack[JobOptions]) -> list[JobHandle[P, R]]:
-        """Add many jobs of this name in one round trip. Raises as `Queue.add_bulk`."""
-        jobs = [(self.name, payload) for payload in payloads]
-        return add_many(self._queue._link, jobs, options)  # noqa: SLF001 - as above
-
-    def processor(self, function: Callable[[Job[P, R]], R], /) -> Callable[[Job[P, R]], R]:
-        """Declare the function for jobs of this name. It stays a plain function."""
-        return self._queue._process(self.name, function, view=self.name)  # noqa: SLF001 - as above
 
 
 def _by_name(queue: Queue[Any, Any], names: tuple[Any, ...]) -> Callable[[_Decorated], _Decorated]:

@@ -201,7 +201,7 @@ def _plain_scalar(value: object) -> object:
     item = getattr(value, "item", None)
     if not callable(item) or getattr(value, "shape", None) != ():
         raise TypeError(f"{type(value).__module__}.{type(value).__qualname__} has no form in JSON")
-    plain = item()
+    plain: Any = item()
     if isinstance(plain, _ORDINARY):
         return plain
     try:

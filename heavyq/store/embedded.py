@@ -61,6 +61,11 @@ def project_root() -> Path:
     return here
 
 
+def serves(url: str) -> bool:
+    """Tell whether a URL leads to an embedded server that this process uses."""
+    return any(share.url == url for share in _shares.values())
+
+
 def notice(root: Path | None = None) -> str:
     """Return the line for the log of a program that uses the embedded server."""
     folder = _root(root) / ".heavyq"
@@ -86,7 +91,7 @@ def ensure(root: Path | None = None) -> str:
         folder = _folder(root)
         if share is None:
             share = _take_share(root, folder, deadline)
-        _bring_up(folder, _socket_path(folder), deadline)
+        _bring_up(folder, deadline)
     except OSError as error:
         raise ConfigError(f"the embedded server cannot use {root}/.heavyq: {error} ({_SET_A_URL})") from error
     return share.url
@@ -187,11 +192,11 @@ def _take_share(root: Path, folder: Path, deadline: float) -> _Share:
     return share
 
 
-def _bring_up(folder: Path, listening: Path, deadline: float) -> None:
+def _bring_up(folder: Path, deadline: float) -> None:
     """Wait until the server answers; start a keeper if there is none. None can end now: we hold our share."""
     started = False
     pause_s = 0.002
-    while not _answers(listening):
+    while not _answers(listening := _socket_path(folder)):  # anew: a keeper that ends takes a short folder along
         if _free(folder / "keeper.lock"):
             if started:  # it came, and gave up
                 raise ConfigError(_hopeless(folder))

@@ -55,7 +55,7 @@ class Commands(Part):
         self._waiting: queue.SimpleQueue[tuple[Command, ...] | _Latest] = queue.SimpleQueue()
         self._latest: dict[Hashable, Callable[[], Op[Any] | None]] = {}
         self._lock = threading.Lock()  # for `_latest`
-        self._log = structlog.get_logger(thread="commands")
+        self._log = structlog.get_logger().bind(thread="commands")
         self.away = False
 
     def send(self, *commands: Command) -> None:

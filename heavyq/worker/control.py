@@ -95,13 +95,14 @@ class Control:
         self._asked = 0  # leases without an answer
         self._turn = -1
         self.draining = False
-        self._log = structlog.get_logger(thread="control")
+        self.changed = True
+        self._log = structlog.get_logger().bind(thread="control")
         self.crew: Crew
 
     # ---- seats, leases, children
 
-    def dispatch(self) -> None:
-        """Give leased jobs to children, lease for what is free, arm the waiters. Cheap; called after any change."""
+    def _dispatch(self) -> None:
+        """Give leased jobs to children, lease for what is free, arm the waiters: once a turn, if anything changed."""
         self._place_waiting()
         if self.draining:
             return
@@ -160,7 +161,7 @@ class Control:
                 served.asleep_until_s = monotonic_s() + _REFUSED_PAUSE_S
             case _:
                 assert_never(reply)
-        self.dispatch()
+        self.changed = True
 
     def _found_nothing(self, served: Served, due_ms: int | None) -> None:
         served.held -= 1
@@ -201,13 +202,14 @@ class Control:
     def _assign(self, run: Run, child: ChildProcess) -> None:
         run.child = child.number
         self.crew.apply(child, child_life.RunTaken(run.number))
-        if child.pid:
-            run.cpu_before_s = procfs.cpu_s(child.pid) or 0.0
         self._apply(run, life.Assigned())
 
-    def vouch(self) -> None:
-        """Move the counter that lets the renewal thread go on: the loop goes round."""
+    def turned(self) -> None:
+        """The loop went round: move the counter that lets the renewal thread go on, and act on what has changed."""
         self._vouched.rounds += 1
+        if self.changed:
+            self.changed = False
+            self._dispatch()
 
     # ---- waiting for work
 
@@ -229,12 +231,12 @@ class Control:
         served.may_have_work = not limited
         if popped and (self.draining or limited or self._free_seats() == 0 or served.held >= served.limit):
             self._commands.send(Command(wake(key)))  # not for us now: another worker may want it
-        self.dispatch()
+        self.changed = True
 
     def swept(self, key: QueueKey) -> None:
         """The janitor put stalled jobs back to wait."""
         self._by_key[key].may_have_work = True
-        self.dispatch()
+        self.changed = True
 
     # ---- a run's events
 
@@ -289,7 +291,7 @@ class Control:
             "made": run.facts.made,
             "max_result": self._by_key[run.queue].settings.max_result,
         }
-        parts = [fields.get(name.encode(), b"") for name in wire.JOB_PARTS]
+        parts = [fields.get(name, b"") for name in wire.JOB_PARTS]
         self.crew.children[run.child].send(pack_parts(wire.JOB, head, parts))
 
     def _settle(self, run: Run, settlement: life.Settlement) -> None:
@@ -326,7 +328,7 @@ class Control:
             self._log.error("the job has children that are not done: completing was refused", **_about(run))
         self._by_key[run.queue].may_have_work = True  # its place in the queue changed: ask once more
         self._apply(run, life.Settled(lost=reply != "settled"))
-        self.dispatch()
+        self.changed = True
 
     def _release(self, run: Run) -> None:
         token = run.job.lease.token
@@ -344,13 +346,13 @@ class Control:
         if run is not None and not isinstance(run.state, life.Settling):
             self._log.error("lease lost: the job is stopped, nothing of it is written", **_about(run))
             self._apply(run, life.LeaseLost())
-            self.dispatch()
+            self.changed = True
 
     # ---- what children say
 
     def child_ready(self, _child: ChildProcess) -> None:
         """A child was born, or has cleaned up."""
-        self.dispatch()
+        self.changed = True
 
     def child_said(self, child: ChildProcess, frame: Frame) -> None:
         """A frame about the child's job."""
@@ -384,12 +386,12 @@ class Control:
         if run is not None:
             used = Usage(
                 peak_rss_bytes=run.peak_rss_bytes,
-                cpu_s=round(max(0.0, (cpu_s or 0.0) - run.cpu_before_s), 3),
+                cpu_s=round(max(0.0, (cpu_s or 0.0) - child.cpu_told_s), 3),
                 wall_s=round(monotonic_s() - run.leased_s, 3),
             )
             run.child = None
             self._apply(run, life.ChildLost(failure, used))
-        self.dispatch()
+        self.changed = True
 
     def _run_of(self, child: ChildProcess) -> Run | None:
         state = child.state
@@ -400,6 +402,7 @@ class Control:
         if head["run"] != run.number:
             raise ProtocolError(f"a report of run {head['run']} while {run.number} is running")
         child.drain_lines()
+        child.cpu_told_s = head["cpu_total_s"]
         usage = Usage(head["usage"]["peak_rss_bytes"], head["usage"]["cpu_s"], head["usage"]["wall_s"])
         self.crew.apply(child, child_life.RunOver(bool(head["clean"]), self.crew.charge(child)))
         if frame.kind == wire.RESULT:
@@ -408,7 +411,7 @@ class Control:
             stack = frame.body.decode("utf-8", "replace") or None
             self._apply(run, life.Raised(Failure(head["reason"], head["detail"], stack=stack), usage))
         run.child = None  # from here on the child may have another run
-        self.dispatch()
+        self.changed = True
 
     def _progressed(self, run: Run, value: bytes) -> None:
         run.progress = value
@@ -468,7 +471,7 @@ class Control:
                 run.peak_rss_bytes = max(run.peak_rss_bytes, procfs.rss_bytes(child.pid) or 0)
         if self.draining:
             self._retire_idle()
-        self.dispatch()
+        self.changed = True
 
     # ---- words
 

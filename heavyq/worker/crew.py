@@ -66,7 +66,7 @@ class Crew:
         self._failures = 0
         self._not_before_s = 0.0
         self.fatal: tuple[int, str] | None = None
-        self._log = structlog.get_logger(thread="control")
+        self._log = structlog.get_logger().bind(thread="control")
 
     # ---- the zygote
 
@@ -177,8 +177,10 @@ class Crew:
         self._events.ready(child)
 
     def charge(self, child: ChildProcess) -> int:
-        """Return the child's resident minus shared memory, in bytes."""
-        return (procfs.charge_bytes(child.pid) if child.pid else None) or 0
+        """Return the child's resident minus shared memory, in bytes; 0 where no limit asks for it."""
+        if child.limits.recycle_rss_bytes is None or not child.pid:
+            return 0
+        return procfs.charge_bytes(child.pid) or 0
 
     # ---- decisions
 
@@ -205,6 +207,7 @@ class Crew:
         for child in tuple(self.children.values()):
             if child.channel_closed and child.pid and not child.killed_by_us:
                 self.kill(child, "it closed its channel to the worker")
+            child.release_lines()
             self.apply(child, life.Ticked())
         self.judge()
 

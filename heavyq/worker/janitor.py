@@ -43,7 +43,7 @@ class Janitor(Part):
     ) -> None:
         super().__init__("janitor", inbox, died)
         self._client, self._queues, self._swept = client, queues, swept
-        self._log = structlog.get_logger(thread="janitor")
+        self._log = structlog.get_logger().bind(thread="janitor")
 
     def work(self) -> None:
         while not self.stopping.wait(self._sleep_s()):

@@ -10,6 +10,7 @@ import contextlib
 import os
 import queue
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +37,7 @@ class Inbox:
                 call(*args)
 
 
-class Part(threading.Thread):
+class Part(threading.Thread, ABC):
     """One thread. `work` returns when it was asked to stop; if it raises, control hears of it.
 
     vital: its death ends the supervisor; another's only drains it.
@@ -56,9 +57,9 @@ class Part(threading.Thread):
         except BaseException as error:  # noqa: BLE001 - the top of a thread: report, control decides
             self.inbox.post(self._died, self, error)
 
+    @abstractmethod
     def work(self) -> None:
         """Do the thread's work until `stopping` is set."""
-        raise NotImplementedError
 
     def stop(self) -> None:
         """Ask the thread to end; does not wait."""

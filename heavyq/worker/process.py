@@ -13,12 +13,14 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 
 from heavyq.core.child import ChildLimits, ChildState, Starting
+from heavyq.linux.clock import monotonic_s
 from heavyq.linux.frames import Frame, FrameReader
 from heavyq.linux.process import close_quietly
+from heavyq.worker.lines import LineCutter
 from heavyq.worker.loop import Loop, read_ready
 
 _READ_BUDGET = 128 * 1024  # a turn's share of one child: a flood of progress must not starve the neighbours
-_LINE_MAX = 16 * 1024
+_PIPE_BYTES = 64 * 1024  # what a pipe holds
 
 
 class ChildProcess:
@@ -35,6 +37,7 @@ class ChildProcess:
         self.pid: int | None = None
         self.pidfd: int | None = None
         self.killed_by_us: str | None = None
+        self.cpu_told_s = 0.0  # up to its last report: what it used since then is its present job's
         self.start_error: str | None = None
         self.open_channel()
 
@@ -49,7 +52,7 @@ class ChildProcess:
         os.set_blocking(self._log_read, False)
         self._reader = FrameReader()
         self._out: deque[memoryview] = deque()
-        self._text = b""
+        self._lines = LineCutter(monotonic_s())
         self._watched: set[int] = set()
         self._writing = False
         self.channel_closed = False
@@ -94,11 +97,16 @@ class ChildProcess:
         self.drain_lines()
 
     def drain_lines(self) -> None:
-        """Take what it printed so far, so that a job's last lines stand in its log before it is settled."""
-        while self._read_lines():
-            pass
-        if self._text:
-            self._take_lines(b"\n")
+        """Take what it printed so far, so that a job's last lines stand in its log before it is settled.
+
+        No more than the pipe can hold: a process that the job left behind may be writing without an end.
+        """
+        self._read_lines(_PIPE_BYTES)
+        self._tell(self._lines.end())
+
+    def release_lines(self) -> None:
+        """Pass on what a flood of lines held back, once it is over."""
+        self._tell(self._lines.release(monotonic_s()))
 
     def _read_frames(self) -> bool:
         data, ended = read_ready(self._sock.fileno(), _READ_BUDGET)
@@ -109,28 +117,21 @@ class ChildProcess:
             self._frame(self, frame)
         return bool(data)
 
-    def _read_lines(self) -> bool:
-        data, ended = read_ready(self._log_read, _READ_BUDGET)
+    def _read_lines(self, budget: int = _READ_BUDGET) -> None:
+        data, ended = read_ready(self._log_read, budget)
         if ended and not data:
             self._unwatch(self._log_read)
         if data:
-            self._take_lines(data)
-        return bool(data)
+            self._tell(self._lines.feed(data, monotonic_s()))
+
+    def _tell(self, lines: list[str]) -> None:
+        for line in lines:
+            self._line(self, line)
 
     def _unwatch(self, fd: int) -> None:
         if fd in self._watched:
             self._watched.discard(fd)
             self._loop.unwatch(fd)
-
-    def _take_lines(self, data: bytes) -> None:
-        *lines, rest = (self._text + data).split(b"\n")
-        if len(rest) > _LINE_MAX:
-            lines.append(rest)
-            rest = b""
-        self._text = rest
-        for line in lines:
-            if text := line[:_LINE_MAX].decode("utf-8", "replace").rstrip("\r"):
-                self._line(self, text)
 
     def _write(self) -> None:
         while self._out:

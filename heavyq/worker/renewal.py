@@ -81,7 +81,7 @@ class Renewal(Part):
     ) -> None:
         super().__init__("renewal", inbox, died)
         self._client, self._vouched, self._lost = client, vouched, lost
-        self._log = structlog.get_logger(thread="renewal")
+        self._log = structlog.get_logger().bind(thread="renewal")
         self.late_max_s = 0.0
 
     def work(self) -> None:

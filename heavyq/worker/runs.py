@@ -50,7 +50,6 @@ class Run:
     leased_s: float
     child: int | None = None
     seat_passed: bool = False
-    cpu_before_s: float = 0.0
     peak_rss_bytes: int = 0
     progress: bytes | None = None
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=_LAST_LINES))

@@ -30,6 +30,7 @@ from heavyq.config import QueueSettings, RunSettings
 from heavyq.errors import ConfigError, HeavyqError, RedisError, RedisUnavailable
 from heavyq.linux.clock import monotonic_s
 from heavyq.linux.process import become_subreaper, die_with_parent, kill_all_below
+from heavyq.store import embedded
 from heavyq.store.client import Client
 from heavyq.store.connect import check_server
 from heavyq.worker import log as worker_log
@@ -39,7 +40,7 @@ from heavyq.worker.control import Control, Served
 from heavyq.worker.crew import Crew, CrewEvents
 from heavyq.worker.guard import FORWARDED, GUARD_DIED, STARTING_LIMIT_S, Pulse
 from heavyq.worker.janitor import Janitor, Watched
-from heavyq.worker.loop import Loop, SignalPipe
+from heavyq.worker.loop import TICK_S, Loop, SignalPipe
 from heavyq.worker.part import Inbox, Part
 from heavyq.worker.renewal import Renewal, Vouched
 from heavyq.worker.sweeper import Sweeper
@@ -96,7 +97,7 @@ class Supervisor:
     def run(self) -> int:
         setproctitle("heavyq supervisor")
         log_thread = worker_log.open_log(self._settings.log_format, self._settings.log_level)
-        self._log = structlog.get_logger(thread="control")
+        self._log = structlog.get_logger().bind(thread="control")
         self._loop = Loop()
         self._take_signals()
         self._base = Path(tempfile.mkdtemp(prefix="heavyq-"))
@@ -131,13 +132,13 @@ class Supervisor:
     def _turn(self) -> None:
         self._loop.turn()
         self._pulse.beat()
+        if monotonic_s() >= self._next_tick_s:
+            self._next_tick_s = monotonic_s() + TICK_S
+            self._tick()
         if self._control:
-            self._control.vouch()
+            self._control.turned()
             if self._phase is Phase.DRAINING:
                 self._turn_drain(self._control)
-        if monotonic_s() >= self._next_tick_s:
-            self._next_tick_s = monotonic_s() + 0.5
-            self._tick()
 
     def _tick(self) -> None:
         if os.getppid() != self._guard_pid:
@@ -197,6 +198,8 @@ class Supervisor:
         except HeavyqError as error:
             self._fail(error)
             return
+        if embedded.serves(self._catalogue.url):
+            self._log.info(embedded.notice())
         self._phase = Phase.CONNECTING
         limit_s = self._settings.connect_timeout_s
         self._start(_Connect(self._client, limit_s, self._tried, self._loop.inbox, self._part_died))
@@ -251,7 +254,6 @@ class Supervisor:
             worker=self._worker_id,
             pid=self._guard_pid,
         )
-        control.dispatch()
 
     def _serve(self, key: QueueKey, settings: QueueSettings) -> Served:
         limit = self._catalogue.concurrency if settings.concurrency is None else settings.concurrency

@@ -34,7 +34,7 @@ class Waiter(Part):
         self._queue, self._client, self._woken = queue, client, woken
         self._armed = threading.Event()
         self._timeout_s = 1.0
-        self._log = structlog.get_logger(thread=self.name)
+        self._log = structlog.get_logger().bind(thread=self.name)
         self.busy = False
 
     def arm(self, timeout_s: float) -> None:

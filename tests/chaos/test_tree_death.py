@@ -12,9 +12,10 @@ import pytest
 from tests.support import procs
 from tests.support.eventually import always, eventually
 from tests.support.jobs import lines, took
+from tests.support.unread import output_unread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.support.jobs import Jobs
@@ -118,41 +119,19 @@ def test_nothing_survives_and_another_worker_runs_the_jobs(
     assert {int(jobs.read(i).returnvalue or 0) for i in ids} <= {p.pid for p in other.all("child")}
 
 
-@pytest.fixture
-def unread(tmp_path: Path, run_worker: Callable[..., Worker]) -> Iterator[Callable[..., Worker]]:
-    """Start a worker whose stdout and stderr are a full pipe that nobody reads."""
-    log_path = tmp_path / "worker-1.log"  # as the first worker's is named once this file is there
-    os.mkfifo(log_path)
-    reader = os.open(log_path, os.O_RDONLY | os.O_NONBLOCK)
-    with os.fdopen(os.open(log_path, os.O_WRONLY | os.O_NONBLOCK), "wb", buffering=0) as filling:
-        while filling.write(b"x" * 4096):
-            pass
-    started: list[Worker] = []
-
-    def start(text: str, *argv: str) -> Worker:
-        started.append(run_worker(text, *argv))
-        assert started[-1].log_path == log_path
-        return started[-1]
-
-    yield start
-    log_path.unlink()  # from here on, nobody opens it to read the worker's log
-    os.close(reader)  # whoever still writes to it is told EPIPE
-    for worker in started:
-        worker.stop()
-
-
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP])
 def test_guard_cleans_up_while_nobody_reads_its_output(
-    unread: Callable[..., Worker], jobs: Jobs, signum: int
+    run_worker: Callable[..., Worker], jobs: Jobs, tmp_path: Path, signum: int
 ) -> None:
-    worker = unread(APP.format(lock="30s"), "-c", "1", "--failover-after", "2s")
-    mark = procs.new_marker()
-    jobs.add("strays", {"mark": mark, "jobs": 1})
-    eventually(lambda: len(procs.marked(mark)) >= STRAYS, 20, "the job runs")
-    whole = worker.whole_tree()
-    (supervisor,) = worker.all("supervisor")
-    os.kill(supervisor.pid, signum)
-    took(lambda: not [p for p in whole if p.still_runs()], 4.0, f"{signum!r}, output unread: all is gone")
+    with output_unread(tmp_path):
+        worker = run_worker(APP.format(lock="30s"), "-c", "1", "--failover-after", "2s")
+        mark = procs.new_marker()
+        jobs.add("strays", {"mark": mark, "jobs": 1})
+        eventually(lambda: len(procs.marked(mark)) >= STRAYS, 20, "the job runs")
+        whole = worker.whole_tree()
+        (supervisor,) = worker.all("supervisor")
+        os.kill(supervisor.pid, signum)
+        took(lambda: not [p for p in whole if p.still_runs()], 4.0, f"{signum!r}, output unread: all is gone")
 
 
 def test_tree_that_slept_as_a_whole_kills_nothing(
@@ -193,9 +172,7 @@ def test_tree_that_wakes_guard_first_kills_nothing(
     assert jobs.result(job_id) in {p.pid for p in whole}
 
 
-def test_zygote_killed_while_a_job_runs(
-    run_worker: Callable[..., Worker], jobs: Jobs, tmp_path: Path
-) -> None:
+def test_zygote_killed_while_a_job_runs(run_worker: Callable[..., Worker], jobs: Jobs, tmp_path: Path) -> None:
     worker = run_worker(APP.format(lock="30s"), "-c", "2")
     job_id = jobs.add("wait")
     eventually(lambda: lines(tmp_path / "started.txt"), 20, "the job runs")

@@ -186,6 +186,7 @@ def test_sigkilled_child_is_in_redis_within_a_second_and_the_next_job_runs(
     run_worker: Callable[..., Worker], jobs: Jobs, tmp_path: Path, started: Callable[[], str]
 ) -> None:
     run_worker(APP, "-c", "1")
+    key = jobs.q.key("failed")
     times = []
     for _ in range(3):
         (tmp_path / "started.txt").unlink(missing_ok=True)
@@ -194,7 +195,6 @@ def test_sigkilled_child_is_in_redis_within_a_second_and_the_next_job_runs(
         pid = int(started())
         since_s = time.monotonic()
         os.kill(pid, signal.SIGKILL)
-        key = jobs.q.key("failed")
         times.append(
             took(
                 lambda killed=killed: jobs.raw.zscore(key, killed) is not None,
@@ -215,9 +215,7 @@ def test_sigkilled_child_is_in_redis_within_a_second_and_the_next_job_runs(
     assert min(times) < 1.0, times
 
 
-def test_each_way_to_die_is_told_apart_and_costs_the_job_alone(
-    run_worker: Callable[..., Worker], jobs: Jobs
-) -> None:
+def test_each_way_to_die_is_told_apart_and_costs_the_job_alone(run_worker: Callable[..., Worker], jobs: Jobs) -> None:
     worker = run_worker(APP, "-c", "1")
     ways = {
         "raise": ({}, ("exception", None)),
@@ -234,7 +232,7 @@ def test_each_way_to_die_is_told_apart_and_costs_the_job_alone(
     records = {name: failed(jobs, job_id) for name, job_id in ids.items()}
     assert {name: reason(r) for name, r in records.items()} == {name: why for name, (_, why) in ways.items()}
     told = {name: r.failed_reason for name, r in records.items()}
-    assert told["raise"] == "ValueError: no such video"
+    assert told["raise"] == "no such video"
     assert told["sys-exit"] == "the job ended with SystemExit: 5"
     assert told["interrupt"] == "the job ended with KeyboardInterrupt"
     assert told["os-exit"] == "the child exited with code 0 in the middle of the job"
@@ -244,9 +242,7 @@ def test_each_way_to_die_is_told_apart_and_costs_the_job_alone(
     assert worker.running
 
 
-def test_exception_exit_and_interrupt_leave_the_child_as_it_was(
-    run_worker: Callable[..., Worker], jobs: Jobs
-) -> None:
+def test_exception_exit_and_interrupt_leave_the_child_as_it_was(run_worker: Callable[..., Worker], jobs: Jobs) -> None:
     run_worker(APP, "-c", "1")
     first = jobs.result(jobs.add("pid"))
     for name in ("raise", "sys-exit", "interrupt"):
@@ -312,9 +308,7 @@ def test_what_a_job_leaves_running_is_gone_after_it_and_its_child_goes_on(
 def test_what_a_job_had_running_dies_with_its_child(run_worker: Callable[..., Worker], jobs: Jobs) -> None:
     worker = run_worker(APP, "-c", "4")
     marks = {how: procs.new_marker() for how in HOWS}
-    ids = [
-        jobs.add("children", {"how": how, "mark": mark, "stay_s": 60}) for how, mark in marks.items()
-    ]
+    ids = [jobs.add("children", {"how": how, "mark": mark, "stay_s": 60}) for how, mark in marks.items()]
     for how, mark in marks.items():
         eventually(lambda mark=mark: procs.marked(mark), 10, f"{how}: it runs")
     for child in worker.all("child q"):
@@ -326,9 +320,7 @@ def test_what_a_job_had_running_dies_with_its_child(run_worker: Callable[..., Wo
     eventually(lambda: not [p for p in worker.whole_tree() if p.zombie], 2, "no zombie stays")
 
 
-def test_multiprocessing_works_in_a_job_and_leaves_nothing(
-    run_worker: Callable[..., Worker], jobs: Jobs
-) -> None:
+def test_multiprocessing_works_in_a_job_and_leaves_nothing(run_worker: Callable[..., Worker], jobs: Jobs) -> None:
     worker = run_worker(APP, "-c", "1")
     began_s = time.monotonic()
     assert jobs.result(jobs.add("pool")) == [n * n for n in range(10)]

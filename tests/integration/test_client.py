@@ -87,6 +87,20 @@ def test_a_script_that_does_not_compile_says_so(client: Client, q: QueueKey, mon
     assert result.waiting == 0
 
 
+def test_a_script_that_may_not_be_loaded_again_still_runs(
+    own_valkey: Callable[..., Valkey], connect: Callable[..., Client]
+) -> None:
+    server = own_valkey()
+    with server.redis() as raw:
+        raw.script_load(script("add").text)
+        raw.acl_setuser("default", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-script|load"])
+    client = connect(server.url)
+    added, refused = client.run_many([add(), ops.counts(Q)])
+    assert added.id == "1"
+    assert isinstance(refused, RedisReplyError)
+    assert "NOPERM" in str(refused)
+
+
 def test_a_reply_that_we_misread_is_our_bug_and_hides_no_neighbour(client: Client, q: QueueKey) -> None:
     op = add(q)
     broken = Op(op.verb, op.keys, op.args, lambda reply: reply["id"], replayable=False)
@@ -101,7 +115,7 @@ def test_text_that_is_no_unicode_is_written_all_the_same(client: Client, raw: re
 
 
 def test_a_batch_is_one_round_trip(client: Client, raw: redis.Redis, q: QueueKey) -> None:
-    batch = [add(q), ops.counts(q), ops.wake(q)]
+    batch: list[Op[Any]] = [add(q), ops.counts(q), ops.wake(q)]
     client.run_many(batch)
     before = raw.info("stats")["total_reads_processed"]
     client.run_many(batch * 10)

@@ -160,9 +160,7 @@ def test_job_longer_than_drain_timeout_goes_back_to_the_head(
     assert jobs.read(running).attempts_made == 1
 
 
-def test_second_int_stops_now(
-    run_worker: Callable[..., Worker], jobs: Jobs, ran: Callable[[str], None]
-) -> None:
+def test_second_int_stops_now(run_worker: Callable[..., Worker], jobs: Jobs, ran: Callable[[str], None]) -> None:
     worker = run_worker(APP, "-c", "2", "--drain-timeout", "1h")
     running = [jobs.add("stubborn"), jobs.add("stubborn")]
     for job_id in running:
@@ -225,9 +223,7 @@ def test_signals_with_no_meaning_yet_change_nothing(run_worker: Callable[..., Wo
     assert {proc.state for proc in worker.whole_tree()} <= {"S", "R"}
 
 
-def test_term_while_idle_ends_at_once_and_every_marker_is_there(
-    run_worker: Callable[..., Worker], jobs: Jobs
-) -> None:
+def test_term_while_idle_ends_at_once_and_every_marker_is_there(run_worker: Callable[..., Worker], jobs: Jobs) -> None:
     worker = run_worker(APP, "-c", "2")
     assert jobs.result(jobs.add("quick")) is None
     delayed = jobs.add("quick", delay_ms=3_600_000)

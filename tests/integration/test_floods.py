@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING
 
@@ -10,14 +9,15 @@ import pytest
 
 from tests.support.eventually import eventually
 from tests.support.jobs import Jobs, lines
+from tests.support.unread import output_unread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     import redis
-    from heavyq.store.client import Client
 
+    from heavyq.store.client import Client
     from tests.support.worker import Worker
 
 pytestmark = pytest.mark.timeout(110)
@@ -103,9 +103,7 @@ def test_300_000_progress_calls_do_not_delay_a_neighbour(run_worker: Callable[..
     assert len(events) < 30_000, "only the latest value is sent"
 
 
-def test_a_million_printed_lines_do_not_delay_a_neighbour(
-    run_worker: Callable[..., Worker], jobs: Jobs
-) -> None:
+def test_a_million_printed_lines_do_not_delay_a_neighbour(run_worker: Callable[..., Worker], jobs: Jobs) -> None:
     worker = run_worker(APP, "-c", "2")
     assert jobs.result(jobs.add("quick"))
     flood = jobs.add("print", {"times": 1_000_000})
@@ -175,40 +173,17 @@ def test_two_queues_and_one_child_are_both_served(
     assert len(worker.all("child")) == 1
 
 
-@pytest.fixture
-def unread(tmp_path: Path, run_worker: Callable[..., Worker]) -> Iterator[Callable[..., Worker]]:
-    """Start a worker whose stdout and stderr are a pipe that nobody reads, as a terminal stopped by Ctrl-S."""
-    log_path = tmp_path / "worker-1.log"  # as the first worker's is named once this file is there
-    os.mkfifo(log_path)
-    reader = os.open(log_path, os.O_RDONLY | os.O_NONBLOCK)
-    # Full from the start: not even the first line is taken.
-    writer = os.open(log_path, os.O_WRONLY | os.O_NONBLOCK)
-    with os.fdopen(writer, "wb", buffering=0) as filling:
-        while filling.write(b"x" * 4096):
-            pass
-    started: list[Worker] = []
-
-    def start(*argv: str) -> Worker:
-        worker = run_worker(APP, *argv)
-        assert worker.log_path == log_path
-        started.append(worker)
-        return worker
-
-    yield start
-    log_path.unlink()  # from here on, nobody opens it to read the worker's log
-    for worker in started:
-        worker.stop()
-    os.close(reader)
-
-
-def test_jobs_go_on_while_nobody_reads_the_workers_output(unread: Callable[..., Worker], jobs: Jobs) -> None:
-    worker = unread("-c", "2")
-    ids = [*jobs.add_all([("print", {"times": 20_000})] * 4), *jobs.add_all([("quick", None)] * 20)]
-    for job_id in ids:
-        jobs.wait(job_id, "completed", timeout_s=40)
-    assert len(jobs.log(ids[0])) > 100
-    whole = worker.whole_tree()
-    worker.term()
-    eventually(lambda: not worker.running, 15, "it ends all the same")
-    assert worker.wait() == 0
-    worker.expect_gone(whole)
+def test_jobs_go_on_while_nobody_reads_the_workers_output(
+    run_worker: Callable[..., Worker], jobs: Jobs, tmp_path: Path
+) -> None:
+    with output_unread(tmp_path):
+        worker = run_worker(APP, "-c", "2")
+        ids = [*jobs.add_all([("print", {"times": 20_000})] * 4), *jobs.add_all([("quick", None)] * 20)]
+        for job_id in ids:
+            jobs.wait(job_id, "completed", timeout_s=40)
+        assert len(jobs.log(ids[0])) > 100
+        whole = worker.whole_tree()
+        worker.term()
+        eventually(lambda: not worker.running, 15, "it ends all the same")
+        assert worker.wait() == 0
+        worker.expect_gone(whole)

@@ -1,4 +1,4 @@
-"""add, against protocol 4 (order, scores, markers), 5.3 (paused lists), 6 (events) and 7.1 to 7.3."""
+"""add, against what BullMQ stores: fields, order, scores, markers, paused lists, events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""complete and fail, against protocol 7.6: what is written, what stays, what is told."""
+"""complete and fail: what is written, what stays, what is told."""
 
 from __future__ import annotations
 
@@ -209,6 +209,15 @@ def test_age_and_count_work_together(rig, verb, finished):
 
 
 @both
+def test_keep_none_touches_no_other_job(rig, verb, finished):
+    finish_many(rig, verb, 2)
+    rig.now += 100_000
+    rig.add()
+    rig.settle(verb, rig.lease(), keep=Keep(0, age_s=1))
+    assert list(rig.zset(finished)) == ["1", "2"]
+
+
+@both
 def test_limit_of_nothing_removes_nothing(rig, verb, finished):
     finish_many(rig, verb, 2)
     rig.now += 100_000
@@ -270,20 +279,113 @@ def test_event_stream_is_trimmed(rig, verb, finished):
 # -- deduplication
 
 
+def owner_of(rig: Rig, *, ttl_ms: int | None = None, **kept: str):
+    """A job in work that owns the deduplication id `d`, and the job that was kept back meanwhile."""
+    rig.add()
+    rig.raw.hset(rig.key("1"), "deid", "d")
+    rig.raw.set(rig.key("de:d"), "1", px=ttl_ms)
+    lease = rig.lease()
+    if kept:
+        rig.raw.hset(rig.key("dn:d"), mapping=kept)
+    rig.forget_events()
+    rig.raw.delete(rig.key("marker"))
+    rig.now += 9
+    return lease
+
+
 @both
 @pytest.mark.parametrize(("owner", "ttl_ms", "stays"), [("1", None, False), ("2", None, True), ("1", 60_000, True)])
 def test_deduplication_id_is_let_go(rig, verb, finished, owner, ttl_ms, stays):
-    rig.add()
-    rig.raw.hset(rig.key("1"), "deid", "d")
+    lease = owner_of(rig)
     rig.raw.set(rig.key("de:d"), owner, px=ttl_ms)
-    rig.settle(verb, rig.lease())
+    rig.settle(verb, lease)
     assert rig.exists("de:d") == stays
 
 
 @pytest.mark.parametrize("verb", ["retry", "delay", "hand_back"])
 def test_deduplication_id_stays_while_the_job_goes_on(rig, verb):
-    rig.add()
-    rig.raw.hset(rig.key("1"), "deid", "d")
-    rig.raw.set(rig.key("de:d"), "1")
-    rig.settle(verb, rig.lease())
+    lease = owner_of(rig, name="next")
+    rig.settle(verb, lease)
     assert rig.text("de:d") == "1"
+    assert rig.exists("dn:d")
+
+
+@both
+@pytest.mark.parametrize("keep", [Keep(), Keep(0)])
+def test_job_kept_back_is_added_at_the_end_of_its_owner(rig, verb, finished, keep):
+    opts = '{"de":{"id":"d","keepLastIfActive":true,"ttl":3000},"jobId":"custom4","attempts":2}'
+    lease = owner_of(rig, name="k4", data='{"n":4}', opts=opts, jid="custom4")
+    rig.settle(verb, lease, keep=keep)
+    assert rig.hash("custom4") == {
+        "name": "k4",
+        "data": '{"n":4}',
+        "opts": opts,
+        "timestamp": str(NOW_MS + 9),
+        "delay": "0",
+        "priority": "0",
+        "deid": "d",
+    }
+    assert rig.list("wait") == ["custom4"]
+    assert rig.text("id") == "2"
+    assert rig.text("de:d") == "custom4"
+    assert rig.raw.pttl(rig.key("de:d")) == -1
+    assert not rig.exists("dn:d")
+    assert rig.zset("marker") == {"0": 0.0}
+    assert [(event["event"], event["jobId"]) for event in rig.events()[:3]] == [
+        ("added", "custom4"),
+        ("waiting", "custom4"),
+        (finished, "1"),
+    ]
+    assert not [event for event in rig.events() if event["event"] == "drained"]
+    assert rig.lease().job_id == "custom4"
+
+
+def test_job_kept_back_without_an_id_gets_the_next_number(rig):
+    rig.settle("complete", owner_of(rig, name="k", data="1", opts="{}"))
+    assert rig.list("wait") == ["2"]
+    assert rig.text("de:d") == "2"
+
+
+@pytest.mark.parametrize(
+    ("opts", "place"),
+    [
+        ('{"priority":2}', "prioritized"),
+        ('{"delay":50,"priority":2}', "delayed"),
+        ('{"lifo":true}', "wait"),
+        ('{"priority":null,"delay":"x"}', "wait"),
+        ("no json", "wait"),
+        ("[]", "wait"),
+    ],
+)
+def test_job_kept_back_goes_where_its_options_say(rig, opts, place):
+    rig.settle("complete", owner_of(rig, name="k", data="1", opts=opts, jid="k"))
+    assert rig.exists(place)
+    assert rig.field("k", "opts") == opts
+    if place == "delayed":
+        assert rig.zset("delayed") == {"k": (NOW_MS + 9 + 50) * 4096}
+        assert rig.hash("k").items() >= {"delay": "50", "priority": "2"}.items()
+
+
+def test_job_kept_back_keeps_its_parent_and_its_scheduler(rig):
+    parent = {"pk": rig.key("p"), "pd": '{"id":"p"}', "pdk": rig.key("p:dependencies"), "rjk": "s"}
+    rig.settle("complete", owner_of(rig, name="k", data="1", opts="{}", jid="k", **parent))
+    assert rig.hash("k").items() >= {"parentKey": rig.key("p"), "parent": '{"id":"p"}', "rjk": "s"}.items()
+    assert rig.raw.smembers(rig.key("p:dependencies")) == {rig.key("k").encode()}
+
+
+def test_job_kept_back_never_overwrites_another(rig):
+    lease = owner_of(rig, name="k", data="1", opts="{}", jid="k")
+    rig.add("other", job_id="k")
+    rig.settle("complete", lease)
+    assert rig.field("k", "name") == "other"
+    assert rig.list("wait") == ["k"]
+    assert not rig.exists("dn:d")
+    assert [event["jobId"] for event in rig.events() if event["event"] == "duplicated"] == ["k"]
+
+
+def test_job_kept_back_is_added_once(rig):
+    lease = owner_of(rig, name="k", data="1", opts="{}", jid="k")
+    rig.settle("complete", lease)
+    before = rig.dump()
+    assert rig.settle("complete", lease) == "settled"
+    assert rig.dump() == before

@@ -1,13 +1,15 @@
-"""renew, progress, checkpoint and log: what the holder of a lease writes while the job runs (protocol 7.11, 7.13)."""
+"""renew, progress, checkpoint and log: what the holder of a lease writes while the job runs."""
 
 from __future__ import annotations
 
 import pytest
 
 from heavyq.bullmq import ops
+from heavyq.bullmq.keys import QueueKey
 from heavyq.bullmq.op import Op
-from heavyq.errors import RedisReplyError
-from tests.support.ops import Rig
+from heavyq.errors import RedisReplyError, RedisUnavailable
+from heavyq.store.client import Client
+from tests.support.ops import SETTLES, Rig
 
 
 @pytest.fixture
@@ -246,3 +248,28 @@ def test_nothing_is_written_after_the_settle(rig, write, verb):
     before = rig.dump()
     assert rig.run(write(lease)) is False
     assert rig.dump() == before
+
+
+def test_full_server_costs_no_lease_and_takes_every_outcome(own_valkey):
+    """maxmemory reached, noeviction: what would be lost if it were refused is taken all the same."""
+    server = own_valkey()
+    client = Client(server.url)
+    with server.redis() as raw:
+        rig = Rig(client, raw, QueueKey("t", "q"))
+        for _ in range(7):
+            rig.add()
+        leases = [rig.lease(lock_ms=5_000) for _ in range(6)]
+        rig.expire_lock("1")  # the first of the batch needs a new key
+        raw.config_set("maxmemory", 1)
+        with pytest.raises(RedisUnavailable):
+            rig.add()
+        with pytest.raises(RedisUnavailable):
+            rig.try_lease()
+        assert renew(rig, *leases, lock_ms=60_000) == ()
+        assert all(raw.pttl(rig.key(f"{lease.job_id}:lock")) > 50_000 for lease in leases)
+        for verb, lease in zip(SETTLES, leases, strict=False):
+            assert rig.settle(verb, lease) == "settled"
+        raw.config_set("maxmemory", 0)
+        assert rig.list("active") == ["6"]
+        assert {rig.lease().job_id for _ in range(3)} == {"3", "5", "7"}
+    client.close()

@@ -1,4 +1,4 @@
-"""lease, against protocol 4.4, 4.5, 7.4 and 7.5, and design.md section 4."""
+"""lease: which job is next, its lock and fence, promotion, refusals, ghosts, replays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""sweep, wake and open_queue, against protocol 4.5, 7.12 and 1.3; and what the server's Lua forbids."""
+"""sweep, wake and open_queue; and what the server's Lua forbids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""retry, delay and hand_back, against protocol 5.3, 7.8, 7.9 and 7.10: where the job waits again."""
+"""retry, delay and hand_back: where the job waits again, and what is written and told on the way."""
 
 from __future__ import annotations
 

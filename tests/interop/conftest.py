@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from heavyq.bullmq.keys import QueueKey
-from tests.interop.node import GENERATIONS, Node, NodeQueue, why_missing
+from tests.interop.node import GENERATIONS, HERE, Node, NodeQueue, why_missing
 from tests.interop.twins import Twins
 from tests.support.ops import Rig
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from heavyq.store.client import Client
     from tests.support.valkey import Valkey
+    from tests.support.worker import Worker
 
 
 def needs_node() -> None:
@@ -76,3 +77,10 @@ def twins(node: Node, client: Client, raw: redis.Redis, prefix: str) -> Iterator
         queue("close")
         node.call("clock", now=None)
     assert errors == []
+
+
+@pytest.fixture
+def heavyq_worker(run_worker: Callable[..., Worker]) -> Callable[..., Worker]:
+    """Start a heavyq worker on the test's queue: `heavyq_worker("-c", "2")`. It runs app.py."""
+    text = (HERE / "app.py").read_text()
+    return lambda *argv: run_worker(text, *argv)

@@ -66,7 +66,8 @@ class Place {
       // From the start of the stream: nothing is missed, whenever the reader is ready.
       this._events = this.watch(new bull.QueueEvents(this.name, { ...this.options, lastEventId: '0-0' }));
       for (const name of EVENTS) {
-        this._events.on(name, (fields) => this.seen.push([name, fields]));
+        // `drained` has no fields: its only argument is the event's id.
+        this._events.on(name, (fields) => this.seen.push([name, typeof fields === 'string' ? {} : fields]));
       }
     }
     return this._events;
@@ -156,6 +157,9 @@ const commands = {
   pause: (at) => at.queue.pause(),
   resume: (at) => at.queue.resume(),
   setConcurrency: (at, { limit }) => at.queue.setGlobalConcurrency(limit),
+  setRateLimit: (at, { max, ms }) => at.queue.setGlobalRateLimit(max, ms),
+  obliterate: (at) => at.queue.obliterate({ force: true }),
+  removeOrphans: (at) => at.queue.removeOrphanedJobs(),
   retry: async (at, { id }) => (await at.job(id)).retry(),
   promote: async (at, { id }) => (await at.job(id)).promote(),
   remove: (at, { id }) => at.queue.remove(id),
@@ -209,6 +213,13 @@ const commands = {
   started: (at) => at.started,
 
   // Readers
+  // As a worker whose loop is off but whose stall checks run: takes nothing, only looks.
+  startStallChecks: (at, { ms, maxStalledCount = 1 }) => {
+    const hand = at.hand(maxStalledCount);
+    hand.opts.stalledInterval = ms;
+    return hand.startStalledCheckTimer();
+  },
+
   startEvents: (at) => at.events.waitUntilReady().then(() => null),
   events: (at) => at.seen,
   errors: (at) => at.errors,

@@ -70,6 +70,15 @@ def test_custom_ids_and_duplicates(twins: Twins) -> None:
     twins.add({"n": 5}, jobId="one")  # is completed
 
 
+def test_ids_and_names_of_any_text(twins: Twins) -> None:
+    twins.add(jobId="é ☃ 1", name="")
+    twins.add_by_node(jobId="a:b:c", name="né\n\"")  # heavyq gives no such id, and runs it
+    for _ in range(2):
+        held = twins.fetch()
+        twins.log(held, "")
+        twins.complete(held)
+
+
 def test_delayed_jobs_come_due(twins: Twins) -> None:
     twins.add(delay=1000)
     twins.add(delay=500, priority=3)
@@ -350,6 +359,20 @@ def test_global_concurrency_is_kept(twins: Twins) -> None:
     assert twins.try_fetch() is None
     twins.fail(held)
     assert twins.fetch().id == "2"
+
+
+def test_global_rate_limit_is_counted(twins: Twins) -> None:
+    twins.both("setRateLimit", max=2, ms=60_000)
+    for _ in range(4):
+        twins.add(attempts=2)
+    held = twins.fetch()
+    twins.fetch()
+    assert twins.try_fetch() is None
+    twins.fail(held)
+    for side in (twins.ours, twins.theirs):
+        side.raw.delete(side.key("limiter"))  # the window is over
+    twins.later(60_000)
+    assert twins.fetch().id == "3"
 
 
 def test_limit_of_the_event_stream_is_the_queues(twins: Twins) -> None:

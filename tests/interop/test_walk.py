@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from tests.interop.twins import Held, Twins
 
-STEPS = 250
+STEPS = 120
 
 
 class Walk:
@@ -115,6 +115,6 @@ class Walk:
         return self.held.pop(self.rand.randrange(len(self.held))) if self.held else None
 
 
-@pytest.mark.parametrize("seed", range(100, 160))
+@pytest.mark.parametrize("seed", range(6))
 def test_random_walk(twins: Twins, seed: int) -> None:
     Walk(twins, seed).run()

@@ -43,3 +43,9 @@ def always(fn: Callable[[], object], for_s: float, what: str = "") -> None:
         value = fn()
         assert value, f"{what or getattr(fn, '__name__', 'it')} was {value!r}"
         time.sleep(0.02)
+
+
+def let_pass(seconds: float, why: str) -> None:
+    """Let time go by where nothing can be watched; `why` says what is given the time."""
+    assert why
+    time.sleep(seconds)

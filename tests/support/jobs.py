@@ -90,9 +90,7 @@ class Jobs:
         entries = self.raw.xrange(self.q.key("events"))
         ends = (b"completed", b"failed")
         return Counter(
-            (fields[b"event"].decode(), fields[b"jobId"].decode())
-            for _, fields in entries
-            if fields[b"event"] in ends
+            (fields[b"event"].decode(), fields[b"jobId"].decode()) for _, fields in entries if fields[b"event"] in ends
         )
 
     def keys(self) -> set[str]:

@@ -127,25 +127,46 @@ class Rig:
     def dump(self) -> dict[str, Any]:
         """Everything below the queue's name, as plain data; times to live are left out."""
         start = len(self.key(""))
-        found: dict[str, Any] = {}
-        for key in self.raw.scan_iter(self.key("*"), count=1000):
-            suffix = _text(key)[start:]
-            match self.raw.type(key):
+        keys = sorted(self.raw.scan_iter(self.key("*"), count=1000))
+        types = self.raw.pipeline(transaction=False)
+        for key in keys:
+            types.type(key)
+        values = self.raw.pipeline(transaction=False)
+        kinds = types.execute()
+        for key, kind in zip(keys, kinds, strict=True):
+            match kind:
                 case b"hash":
-                    found[suffix] = self.hash(suffix)
+                    values.hgetall(key)
                 case b"list":
-                    found[suffix] = self.list(suffix)
+                    values.lrange(key, 0, -1)
                 case b"zset":
-                    found[suffix] = self.zset(suffix)
+                    values.zrange(key, 0, -1, withscores=True)
                 case b"set":
-                    found[suffix] = {_text(item) for item in self.raw.smembers(key)}
+                    values.smembers(key)
                 case b"string":
-                    found[suffix] = self.text(suffix)
+                    values.get(key)
                 case b"stream":
-                    found[suffix] = self.events()
+                    values.xrange(key)
                 case other:
                     raise AssertionError(f"{key!r} is a {other!r}")
-        return found
+        found = zip(keys, kinds, values.execute(), strict=True)
+        return {_text(key)[start:]: _plain(kind, value) for key, kind, value in found}
+
+
+def _plain(kind: bytes, value: Any) -> Any:
+    match kind:
+        case b"hash":
+            return {_text(name): _text(item) for name, item in value.items()}
+        case b"list":
+            return [_text(item) for item in value]
+        case b"zset":
+            return {_text(member): score for member, score in value}
+        case b"set":
+            return {_text(item) for item in value}
+        case b"stream":
+            return [_plain(b"hash", fields) for _, fields in value]
+        case _:
+            return _text(value)
 
 
 def read_json(text: str | None) -> Any:

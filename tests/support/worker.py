@@ -66,9 +66,7 @@ class Worker:
     argv: what stands after `run`.
     """
 
-    def __init__(
-        self, folder: Path, argv: Sequence[str] = (), *, env: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, folder: Path, argv: Sequence[str] = (), *, env: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self.argv = list(argv)
         self.log_path = folder / f"worker-{len(list(folder.glob('worker-*.log')))}.log"

@@ -3,6 +3,8 @@
 Never run: read by tests/unit/test_typing.py.
 """
 
+# ruff: noqa: B018, F401 - they are mistakes
+
 from __future__ import annotations
 
 from heavyq import HEAVY, Job, Model, NoSuchName, Queue, connect  # wrong

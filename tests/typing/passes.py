@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypedDict, assert_type
+from typing import Any, assert_type
 
 from pydantic import BaseModel, TypeAdapter
+from typing_extensions import TypedDict
 
 from heavyq import (
     HEAVY,
@@ -74,7 +75,7 @@ videos = Queue(
 )
 emails = Queue("email", profile=STANDARD, backoff=exponential(1, jitter=0.5), remove_on_fail=Keep(count=5, age="1d"))
 numbers = Queue("numbers", payload=list[int], result=int)
-anything = Queue("anything", payload=TypeAdapter(int | str))
+anything = Queue("anything", payload=TypeAdapter[int | str](int | str))
 rows = Queue("rows", payload=Row)
 plain = Queue("plain", payload=Plain)
 

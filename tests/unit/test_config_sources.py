@@ -8,7 +8,6 @@ from heavyq.config import (
     HEAVY,
     LIGHT,
     STANDARD,
-    RunSettings,
     children_wanted,
     find_pyproject,
     load_run_settings,
@@ -298,13 +297,6 @@ def test_set_for_a_queue_that_is_not_there_is_told():
     assert "vidoes" in message
     assert 'did you mean "videos"' in message
     assert "emails, videos" in message
-
-
-def test_settings_go_through_json():
-    import json
-
-    settings = load({"queues": ["a"], "worker_type": "light"}, {"HEAVYQ_NICE": "3"}, None, "a.nice=4")
-    assert RunSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
 
 
 # ---- worker types

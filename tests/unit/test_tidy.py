@@ -137,7 +137,8 @@ def test_bullmqs_field_names_stand_in_bullmq_only() -> None:
 
 
 def test_tests_wait_with_eventually_and_never_sleep() -> None:
-    none(calls_of(r"(time|asyncio)\.sleep", REPOSITORY / "tests", {"tests/support/", "tests/bench/"}))
+    found = calls_of(r"(time|asyncio)\.sleep", REPOSITORY / "tests", {"tests/support/", "tests/bench/"})
+    none([place for place in found if "/test_" in place or "/conftest" in place])  # others are users' modules
 
 
 def test_nothing_is_left_to_be_done_later() -> None:

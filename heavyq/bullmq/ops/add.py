@@ -41,7 +41,7 @@ def add(
     data, opts: JSON text, stored as it is. timestamp_ms: its creation, the base of its delay.
     priority: 1 runs first, 0 is none and runs before all that have one. lifo: it runs next.
     Raises UsageError for an id, a priority or a moment that BullMQ could not hold.
-    Wire: protocol 7.1 to 7.3. Only with a `job_id` is it safe to repeat.
+    Only with a `job_id` is it safe to repeat.
     """
     if job_id is not None and (problem := why_not_an_id(job_id)):
         raise UsageError(f"job id {job_id!r}: {problem}")

@@ -9,10 +9,10 @@
 --   * JSON is passed through as text, never encoded here (cjson turns [] into {} and cuts long integers);
 --   * a number becomes text by `digits`, for `..` and tostring keep only 14 digits.
 
-local SCORE_PER_MS = 4096          -- scores of `delayed`: due ms * 4096 + place among jobs of that ms
+local SCORE_PER_MS = 4096 -- scores of `delayed`: due ms * 4096 + place among jobs of that ms
 local SCORE_PER_PRIORITY = 4294967296 -- scores of `prioritized`: priority * 2^32 + counter
 local DEFAULT_EVENTS_KEPT = '10000'
-local BATCH = 1000                 -- most jobs that one script promotes, skips or removes
+local BATCH = 1000 -- most jobs that one script promotes, skips or removes
 
 local QUEUE = string.sub(KEYS[1], 1, -5) -- '<prefix>:<queue>:'
 
@@ -138,11 +138,16 @@ end
 -- The list that takes a job which becomes ready. While paused, BullMQ 5 keeps such jobs in `paused` and
 -- BullMQ 6 in `wait`; a resume of either loses jobs if both lists hold some, so the one in use is kept.
 local function waiting_list(settings)
-  if not settings.paused or redis.call('EXISTS', key('paused'), key('wait')) == 0 then
-    local version = settings.paused and redis.call('HGET', KEYS[1], 'version')
-    return key(version and string.match(version, '^%D*5%.') and 'paused' or 'wait')
+  if not settings.paused then
+    return key('wait')
   end
-  return key(redis.call('EXISTS', key('paused')) == 1 and 'paused' or 'wait')
+  for _, list in ipairs({ 'paused', 'wait' }) do
+    if redis.call('EXISTS', key(list)) == 1 then
+      return key(list)
+    end
+  end
+  local version = redis.call('HGET', KEYS[1], 'version')
+  return key(version and string.match(version, '^%D*5%.') and 'paused' or 'wait')
 end
 
 -- Behind all that wait.
@@ -196,6 +201,37 @@ local function promote_due(settings, now_ms)
     end
   end
   mark_ready(settings)
+end
+
+----------------------------------------------------------------------------------------------------------
+-- New jobs
+
+-- Write a new job's hash. job: name, data, opts (JSON), timestamp_ms, delay_ms, priority, and any further
+-- fields and values in `...`.
+local function store_job(id, job, ...)
+  redis.call('HSET', key(id), 'name', job.name, 'data', job.data, 'opts', job.opts,
+    'timestamp', digits(job.timestamp_ms), 'delay', digits(job.delay_ms), 'priority', digits(job.priority), ...)
+  emit('added', 'jobId', id, 'name', job.name)
+end
+
+-- Put a new job where it waits: a delay goes before a priority, and a priority before lifo.
+local function place_job(settings, id, job)
+  if job.delay_ms > 0 then
+    local due_ms = job.timestamp_ms + job.delay_ms
+    push_delayed(id, due_ms)
+    emit_and_trim(settings, 'delayed', 'jobId', id, 'delay', digits(due_ms))
+    mark_delayed()
+    return
+  end
+  if job.priority > 0 then
+    prioritize_last(id, job.priority)
+  elseif job.lifo then
+    push_first(settings, id)
+  else
+    push_last(settings, id)
+  end
+  mark_ready(settings)
+  emit_and_trim(settings, 'waiting', 'jobId', id)
 end
 
 ----------------------------------------------------------------------------------------------------------
@@ -279,6 +315,61 @@ local function leave_active(lease, ...)
 end
 
 ----------------------------------------------------------------------------------------------------------
+-- Deduplication at the end of a job
+
+-- Let go of a deduplication id, unless its own time to live still runs.
+local function release_deduplication(deduplication_id, id)
+  local owner = key('de:' .. deduplication_id)
+  local ttl_ms = redis.call('PTTL', owner)
+  if ttl_ms == 0 or (ttl_ms == -1 and redis.call('GET', owner) == id) then
+    redis.call('DEL', owner)
+  end
+end
+
+-- The options in a kept job's JSON that say where it waits; what cannot be read counts as not said.
+local function placing_options(text)
+  local ok, opts = pcall(cjson.decode, text)
+  if not ok or type(opts) ~= 'table' then
+    opts = {}
+  end
+  return { delay_ms = tonumber(opts.delay) or 0, priority = tonumber(opts.priority) or 0, lifo = opts.lifo == true }
+end
+
+-- Add the job that was kept back under a deduplication id while its owner ran (keepLastIfActive). An id that
+-- is taken by now is left to the job that has it.
+local function add_kept_job(settings, deduplication_id, now_ms)
+  local record_key = key('dn:' .. deduplication_id)
+  local record = redis.call('HMGET', record_key, 'name', 'data', 'opts', 'jid', 'pk', 'pd', 'pdk', 'rjk')
+  redis.call('DEL', record_key)
+  local number = digits(redis.call('INCR', key('id')))
+  local id = record[4] or number
+  if job_exists(id) then
+    emit_and_trim(settings, 'duplicated', 'jobId', id)
+    return
+  end
+  local job = placing_options(record[3] or '{}')
+  job.name, job.data, job.opts, job.timestamp_ms = record[1] or '', record[2] or '{}', record[3] or '{}', now_ms
+  redis.call('SET', key('de:' .. deduplication_id), id)
+  store_job(id, job, 'deid', deduplication_id)
+  for field, value in pairs({ parentKey = record[5], parent = record[6], rjk = record[8] }) do
+    if value then
+      redis.call('HSET', key(id), field, value)
+    end
+  end
+  place_job(settings, id, job)
+  if record[7] then
+    redis.call('SADD', record[7], key(id))
+  end
+end
+
+local function end_deduplication(settings, deduplication_id, id, now_ms)
+  release_deduplication(deduplication_id, id)
+  if redis.call('EXISTS', key('dn:' .. deduplication_id)) == 1 then
+    add_kept_job(settings, deduplication_id, now_ms)
+  end
+end
+
+----------------------------------------------------------------------------------------------------------
 -- The end of a job
 
 -- How many finished jobs stay: three arguments from `n` on (count -1: all; age '': any; limit of the age rule).
@@ -334,36 +425,30 @@ local function apply_retention(set, now_ms, keep)
   end
 end
 
--- Let go of a deduplication id, unless its own time to live still runs.
-local function release_deduplication(job, id)
-  if job.deduplication_id then
-    local owner = key('de:' .. job.deduplication_id)
-    local ttl_ms = redis.call('PTTL', owner)
-    if ttl_ms == 0 or (ttl_ms == -1 and redis.call('GET', owner) == id) then
-      redis.call('DEL', owner)
-    end
-  end
-end
-
 local function emit_if_drained()
   if redis.call('EXISTS', key('wait'), key('active'), key('prioritized'), key('paused')) == 0 then
     emit('drained')
   end
 end
 
--- What a completed and a failed job have in common once they have left `active`.
+-- What a completed and a failed job have in common once they have left `active`. The outcome is written first,
+-- so that nothing which is wrong elsewhere in the queue can cost it.
 -- ending: set ('completed' or 'failed': also the event's name), field and value of the outcome, now_ms, keep,
 -- and pairs_from, where the arguments begin that are pairs of field and value for the hash.
 local function finish(settings, lease, job, ending)
-  trim_events(settings)
-  release_deduplication(job, lease.id)
   if ending.keep.count == 0 then
     delete_job(lease.id)
   else
     redis.call('HSET', lease.key, ending.field, ending.value, 'finishedOn', digits(ending.now_ms),
       'atm', digits(job.attempts_made + 1), 'hq:settled', lease.token, unpack(ARGV, ending.pairs_from))
     redis.call('ZADD', key(ending.set), ending.now_ms, lease.id)
-    apply_retention(key(ending.set), ending.now_ms, ending.keep)
+  end
+  trim_events(settings)
+  if job.deduplication_id then
+    end_deduplication(settings, job.deduplication_id, lease.id, ending.now_ms)
   end
   emit(ending.set, 'jobId', lease.id, ending.field, ending.value, 'prev', 'active')
+  if ending.keep.count ~= 0 then
+    apply_retention(key(ending.set), ending.now_ms, ending.keep)
+  end
 end

@@ -6,10 +6,10 @@
 --          11... pairs of field and value for the hash
 -- Returns  'settled', 'lost', 'gone', or 'refused' (children pending or failed: nothing is written)
 --
--- Mirrors BullMQ 5 and 6, move to finished, completed (protocol 7.6), without fetching the next job.
+-- Mirrors BullMQ 5 and 6, move to finished, completed, without fetching the next job.
 -- Differences: an expired lock counts while the job is still ours; a replay answers as the first call did; the
 -- checkpoint goes; retention removes the oldest first, at most 1,000, and nothing that a parent waits for; a
--- freed place at the global concurrency sets the marker. A parent's books and a `dn:` record are not kept here.
+-- freed place at the global concurrency sets the marker. A parent's books are not kept here.
 
 local lease, now_ms, returnvalue, keep = lease_argument(1), number_argument(6), ARGV[7], keep_argument(8)
 check_field_pairs(11)

@@ -17,7 +17,6 @@ def complete(lease: Lease, *, now_ms: int, returnvalue: bytes, keep: Keep, usage
 
     returnvalue: JSON text, always valid: it stands in an event that kills BullMQ's readers if it is not.
     usage: JSON text of `hq:usage`.
-    Wire: protocol 7.6.
     """
     return Op(
         verb="complete",

@@ -4,8 +4,8 @@
 -- Returns  {1 if the queue is paused else 0, waiting, active, delayed, prioritized, waiting-children, completed,
 --          failed}
 --
--- Mirrors BullMQ 6, get counts (protocol 13.5).
--- Differences: what BullMQ 5 keeps in `paused` is waiting too (protocol 5.3).
+-- Mirrors BullMQ 6, get counts.
+-- Differences: what BullMQ 5 keeps in `paused` is waiting too.
 
 return {
   redis.call('HEXISTS', KEYS[1], 'paused'),

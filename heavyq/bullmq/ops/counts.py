@@ -39,10 +39,7 @@ class Counts:
 
 
 def counts(q: QueueKey) -> Op[Counts]:
-    """Count a queue's jobs. A queue that does not exist has none.
-
-    Wire: protocol 13.5.
-    """
+    """Count a queue's jobs. A queue that does not exist has none."""
     return Op(verb="counts", keys=meta(q), args=(), read=_read, replayable=True)
 
 

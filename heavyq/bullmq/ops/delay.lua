@@ -5,7 +5,7 @@
 --          8 '1': count an attempt as made  9... pairs of field and value for the hash
 -- Returns  'settled', 'lost', 'gone'
 --
--- Mirrors BullMQ 5 and 6, move to delayed (protocol 7.9), without fetching the next job.
+-- Mirrors BullMQ 5 and 6, move to delayed, without fetching the next job.
 -- Differences: ownership and replay as in complete; a freed place at the global concurrency sets the marker.
 
 local lease, now_ms, delay_ms = lease_argument(1), number_argument(6), number_argument(7)

@@ -27,7 +27,6 @@ def delay(
     delay_ms: 0 or more; cut where BullMQ's scores end (2039), for a backoff may double without end.
     What is None stays as it is in the hash. failed_reason: text, not JSON. stacktrace: JSON array of all
     attempts' traces. failure, usage: JSON text of `hq:failure` and `hq:usage`.
-    Wire: protocol 7.9.
     """
     return Op(
         verb="delay",

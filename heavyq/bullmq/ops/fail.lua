@@ -7,7 +7,7 @@
 --          12... pairs of field and value for the hash
 -- Returns  'settled', 'lost', 'gone'
 --
--- Mirrors BullMQ 5 and 6, move to finished, failed (protocol 7.6), without fetching the next job.
+-- Mirrors BullMQ 5 and 6, move to finished, failed, without fetching the next job.
 -- Differences: as in complete; the checkpoint stays, for a retry by hand.
 
 local lease, now_ms, reason, keep = lease_argument(1), number_argument(6), ARGV[7], keep_argument(8)

@@ -27,7 +27,6 @@ def fail(
 
     failed_reason: text, not JSON. stacktrace: JSON array of all attempts' traces. failure, usage: JSON text of
     `hq:failure` and `hq:usage`. attempts: what the job's options say, 0 if they say nothing.
-    Wire: protocol 7.6.
     """
     return Op(
         verb="fail",

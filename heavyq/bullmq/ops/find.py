@@ -18,7 +18,6 @@ def find(q: QueueKey, job_id: str) -> Op[JobRecord | None]:
     """Read one job with its state; None if the queue has none of that id.
 
     The state is `unknown` for a job that lies in none of the queue's lists and sets.
-    Wire: protocol 13.4.
     """
     return Op(verb="find", keys=meta(q), args=(to_bytes(job_id),), read=partial(_read, job_id), replayable=True)
 

@@ -4,7 +4,7 @@
 -- ARGV     1 id  2 token  3 fence  4 ats  5 processedOn  6... pairs of field and value for the hash
 -- Returns  'settled', 'lost', 'gone'
 --
--- Mirrors BullMQ 5 and 6, move from active to wait (protocol 7.10).
+-- Mirrors BullMQ 5 and 6, move from active to wait.
 -- Differences: ownership and replay as in complete; a prioritized job sets the marker too; while paused, the list
 -- in use is kept.
 

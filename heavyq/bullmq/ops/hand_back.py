@@ -15,7 +15,6 @@ def hand_back(lease: Lease, *, now_ms: int, usage: bytes | None) -> Op[Settled]:
     """Settle a lease: the job runs next, wherever a worker is free, and no attempt is burnt.
 
     usage: JSON text of `hq:usage`, None if the job did not run.
-    Wire: protocol 7.10.
     """
     del now_ms  # every settle has it; this one's script needs no clock
     return Op(

@@ -6,7 +6,7 @@
 -- Returns  {'job', id, fields and values of its hash}, {'nothing', ms when the next delayed job is due or ''},
 --          or {'refused', ms to wait for the rate limit, or 0: paused, or at the global concurrency}
 --
--- Mirrors BullMQ 5 and 6, move to active (protocol 7.4).
+-- Mirrors BullMQ 5 and 6, move to active.
 -- Differences: hq:fence is written; an id without a job is dropped, never run (BullMQ makes a hash for it).
 -- A deferred failure (`defa`) is left in the hash: the worker acts on it.
 
@@ -91,6 +91,7 @@ local function next_fence()
   return fence
 end
 
+-- Without a window the count ends at once: a limit needs both.
 local function count_start(settings)
   if redis.call('INCR', key('limiter')) == 1 then
     redis.call('PEXPIRE', key('limiter'), settings.rate_window_ms)
@@ -121,7 +122,7 @@ if not id then
 end
 
 local found = redis.call('HMGET', key(id), 'ats', 'defa')
-if settings.rate_max and settings.rate_window_ms > 0 and not found[2] then
+if settings.rate_max and not found[2] then
   count_start(settings)
 end
 redis.call('SET', lock_key(id), token, 'PX', lock_ms)

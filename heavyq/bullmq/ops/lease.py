@@ -21,7 +21,7 @@ def lease(
 
     token: the lock's value, a new one for every lease. lock_ms: the lock's time to live, by the server's clock.
     replay: the reply to a first call with this token was lost; the job that it took is returned, if it took one.
-    Wire: protocol 7.4. Safe to repeat with `replay`, and only so.
+    Safe to repeat with `replay`, and only so.
     """
     if not token or token == "0":  # noqa: S105 - BullMQ's word for "no lock"
         raise ProtocolError(f"{token!r} is no token")

@@ -4,7 +4,7 @@
 -- ARGV     1 id  2 token  3 fence  4 ats  5 processedOn  6 rows to keep, the newest ('': all)  7... rows
 -- Returns  1, or 0: the job is not ours, nothing is written
 --
--- Mirrors BullMQ 5 and 6, add log (protocol 7.13).
+-- Mirrors BullMQ 5 and 6, add log.
 -- Differences: only the holder of the lease may write; many rows in one call.
 
 local lease, rows = lease_argument(1), key(ARGV[1]) .. ':logs'

@@ -18,7 +18,6 @@ def log(lease: Lease, rows: Sequence[str], *, keep: int | None) -> Op[bool]:
 
     keep: how many rows stay, the newest; None: all. Returns False if the job is not ours any more; nothing is
     written then. Not safe to repeat: the rows would stand there twice.
-    Wire: protocol 7.13.
     """
     return Op(
         verb="log",

@@ -24,7 +24,6 @@ def logs(q: QueueKey, job_id: str, *, start: int = 0, stop: int = -1) -> Op[LogP
     """Read rows `start` to `stop` of a job's log, both included; -1 is the last one.
 
     A job without a log, or no job at all, has none.
-    Wire: protocol 13.5.
     """
     return Op(verb="logs", keys=meta(q), args=(to_bytes(job_id), start, stop), read=_read, replayable=True)
 

@@ -3,7 +3,7 @@
 -- KEYS[1]  meta
 -- Returns  OK
 --
--- Mirrors what a BullMQ 5 or 6 Queue writes when it starts (protocol 1.3).
+-- Mirrors what a BullMQ 5 or 6 Queue writes when it starts.
 -- Differences: what is set already stays; `version` is never written.
 
 redis.call('HSETNX', KEYS[1], 'opts.maxLenEvents', DEFAULT_EVENTS_KEPT)

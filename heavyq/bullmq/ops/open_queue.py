@@ -12,8 +12,5 @@ if TYPE_CHECKING:
 
 
 def open_queue(q: QueueKey) -> Op[None]:
-    """Set the length of the event stream if nobody did.
-
-    Wire: protocol 1.3.
-    """
+    """Set the length of the event stream if nobody did."""
     return Op(verb="open_queue", keys=meta(q), args=(), read=read_nothing, replayable=True)

@@ -4,8 +4,8 @@
 -- ARGV     1 state  2 offset  3 most jobs to return  4 '1': from the newest side (the highest score), else '0'
 -- Returns  {id, fields and values of its hash} of each job
 --
--- Mirrors BullMQ 5 and 6, get ranges (protocol 13.5).
--- Differences: `wait` and `paused` are one list, in the order in which a resume would leave them (protocol 5.3);
+-- Mirrors BullMQ 5 and 6, get ranges.
+-- Differences: `wait` and `paused` are one list, in the order in which a resume would leave them;
 -- an id without a hash is left out.
 
 local state, offset, most, newest_first = ARGV[1], number_argument(2), number_argument(3), ARGV[4] == '1'

@@ -25,7 +25,6 @@ def page(q: QueueKey, state: str, *, offset: int, limit: int, newest_first: bool
     due last, lowest priority. Else: what runs next first, finished first, due first.
     Ids whose job is gone are left out, so a page may be short before the end.
     Raises UsageError for a state that is none of BullMQ's.
-    Wire: protocol 13.5.
     """
     if state not in STATES:
         raise UsageError(f'no state is called "{state}" (the states: {", ".join(STATES)})')

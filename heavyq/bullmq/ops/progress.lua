@@ -4,7 +4,7 @@
 -- ARGV     1 id  2 token  3 fence  4 ats  5 processedOn  6 progress (JSON)
 -- Returns  1, or 0: the job is not ours, nothing is written
 --
--- Mirrors BullMQ 5 and 6, update progress (protocol 7.13).
+-- Mirrors BullMQ 5 and 6, update progress.
 -- Difference: only the holder of the lease may write.
 
 local lease, progress = lease_argument(1), ARGV[6]

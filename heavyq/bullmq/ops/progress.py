@@ -16,7 +16,6 @@ def progress(lease: Lease, value: bytes) -> Op[bool]:
 
     value: JSON text, always valid: it stands in an event that kills BullMQ's readers if it is not.
     Returns False if the job is not ours any more; nothing is written then.
-    Wire: protocol 7.13.
     """
     return Op(
         verb="progress",

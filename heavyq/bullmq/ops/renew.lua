@@ -4,7 +4,7 @@
 -- ARGV     1 lock duration (ms); then for each lease 1 id  2 token  3 fence  4 ats  5 processedOn
 -- Returns  the ids of the leases that are lost
 --
--- Mirrors BullMQ 5 and 6, extend locks (protocol 7.11).
+-- Mirrors BullMQ 5 and 6, extend locks.
 -- Difference: a lock that has expired is made anew while the job is still ours.
 
 local lock_ms = number_argument(1)
@@ -12,18 +12,22 @@ if (#ARGV - 1) % 5 ~= 0 then
   error('heavyq: a lease is five arguments')
 end
 
+-- Decided for all before the first write; and that write is one which a server that is out of memory takes, so
+-- that a full Redis costs no lease (what a script does after its first write is not refused any more).
 local lost, kept = {}, {}
 for n = 2, #ARGV, 5 do
-  local id, token = ARGV[n], ARGV[n + 1]
-  local holder = redis.call('GET', lock_key(id))
-  if holder == token or (not holder and is_ours(lease_argument(n))) then
-    redis.call('SET', lock_key(id), token, 'PX', lock_ms)
-    kept[#kept + 1] = id
+  local lease = lease_argument(n)
+  local holder = redis.call('GET', lease.lock)
+  if holder == lease.token or (not holder and is_ours(lease)) then
+    kept[#kept + 1] = lease
   else
-    lost[#lost + 1] = id
+    lost[#lost + 1] = lease.id
   end
 end
-if #kept > 0 then
-  redis.call('SREM', key('stalled'), unpack(kept))
+for _, lease in ipairs(kept) do
+  redis.call('SREM', key('stalled'), lease.id)
+end
+for _, lease in ipairs(kept) do
+  redis.call('SET', lease.lock, lease.token, 'PX', lock_ms)
 end
 return lost

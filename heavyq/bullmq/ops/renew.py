@@ -19,7 +19,6 @@ def renew(q: QueueKey, leases: Sequence[Lease], *, lock_ms: int) -> Op[tuple[str
 
     lock_ms: new time to live, counted by the server from its own clock.
     Returns the ids of the jobs whose lease is lost; those may already run elsewhere.
-    Wire: protocol 7.11.
     """
     return Op(
         verb="renew",

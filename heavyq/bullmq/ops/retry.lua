@@ -5,7 +5,7 @@
 --          8... pairs of field and value for the hash
 -- Returns  'settled', 'lost', 'gone'
 --
--- Mirrors BullMQ 5 and 6, retry job (protocol 7.8).
+-- Mirrors BullMQ 5 and 6, retry job.
 -- Differences: ownership and replay as in complete; due jobs are promoted after the job has left `active`, so
 -- that a lost lease writes nothing; while paused, the list in use is kept.
 

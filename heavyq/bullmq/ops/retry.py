@@ -25,7 +25,6 @@ def retry(
 
     failed_reason: text, not JSON. stacktrace: JSON array of all attempts' traces. failure, usage: JSON text of
     `hq:failure` and `hq:usage`.
-    Wire: protocol 7.8.
     """
     return Op(
         verb="retry",

@@ -7,7 +7,7 @@
 -- A job is taken for stalled only at the second look: it was in `active` at the last one, nobody has renewed its
 -- lock since, and the lock is gone. One look per interval, whoever takes it.
 --
--- Mirrors BullMQ 5 and 6, move stalled jobs to wait (protocol 7.12).
+-- Mirrors BullMQ 5 and 6, move stalled jobs to wait.
 -- Differences: hq:fence goes; an id without a job is only dropped; while paused, the list in use is kept.
 
 local now_ms, interval_ms, stalls_allowed = number_argument(1), number_argument(2), number_argument(3)

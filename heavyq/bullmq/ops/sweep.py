@@ -16,7 +16,6 @@ def sweep(q: QueueKey, *, now_ms: int, stalled_interval_ms: int, max_stalled_cou
 
     max_stalled_count: a job that stalls more often is failed by the worker that leases it next (`defa`).
     Returns the ids of the jobs that wait again.
-    Wire: protocol 7.12.
     """
     return Op(
         verb="sweep",

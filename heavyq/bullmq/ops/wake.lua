@@ -3,7 +3,7 @@
 -- KEYS[1]  meta
 -- Returns  OK
 --
--- Mirrors no script of BullMQ; it keeps the duty of whoever pops a marker (protocol 4.5).
+-- Mirrors no script of BullMQ; it keeps the duty of whoever pops a marker.
 
 if redis.call('EXISTS', key('wait'), key('prioritized')) > 0 then
   mark_ready(read_settings())

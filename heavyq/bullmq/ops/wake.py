@@ -12,8 +12,5 @@ if TYPE_CHECKING:
 
 
 def wake(q: QueueKey) -> Op[None]:
-    """Wake another worker: a marker was popped here and is not acted on.
-
-    Wire: protocol 4.5.
-    """
+    """Wake another worker: a marker was popped here and is not acted on."""
     return Op(verb="wake", keys=meta(q), args=(), read=read_nothing, replayable=True)

@@ -1,0 +1,211 @@
+"""Many jobs, good and bad: each is run once and settled once, and the worker is afterwards as it was before."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support import procs
+from tests.support.eventually import eventually
+from tests.support.jobs import lines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from heavyq.bullmq.job_hash import JobRecord
+    from tests.support.jobs import Jobs
+    from tests.support.worker import Worker
+
+pytestmark = pytest.mark.timeout(240)
+
+APP = """
+    import os
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    from heavyq import Queue
+
+    q = Queue("q")
+    leaked = []
+
+
+    def begin(job):
+        with open("started.txt", "a") as started:
+            started.write(f"{job.id} {os.getpid()}\\\\n")
+
+
+    @q.processor("short")
+    @q.processor("ok")
+    def short(job):
+        begin(job)
+        return os.getpid()
+
+
+    @q.processor("raise")
+    def fail(job):
+        begin(job)
+        raise ValueError("no")
+
+
+    @q.processor("exit")
+    def end(job):
+        begin(job)
+        os._exit(3)
+
+
+    @q.processor("kill")
+    def kill(job):
+        begin(job)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+    @q.processor("leave")
+    def leave(job):
+        begin(job)
+        subprocess.Popen(["setsid", "sleep", job.data["mark"]])
+        if os.fork() == 0:
+            os.execve("/bin/sleep", ["sleep", job.data["mark"]], {})
+        return os.getpid()
+
+
+    @q.processor("leak")
+    def leak(job):
+        begin(job)
+        leaked.append(b"x" * (20 << 20))
+        return os.getpid()
+"""
+WATCHED = ("guard", "supervisor", "zygote")
+
+
+def descriptors(worker: Worker) -> dict[str, int]:
+    return {role: len(procs.fds(worker.find(role).pid)) for role in WATCHED}
+
+
+def threads(worker: Worker) -> int:
+    return len(os.listdir(f"/proc/{worker.find('supervisor').pid}/task"))
+
+
+def runs(tmp_path: Path) -> Counter[str]:
+    """How often each job was begun."""
+    return Counter(line.split()[0] for line in lines(tmp_path / "started.txt"))
+
+
+def calm(worker: Worker) -> bool:
+    """Guard, supervisor, one zygote, at most two children that wait, and nothing else; no zombie."""
+    whole = worker.whole_tree()
+    children = [p for p in whole if p.title.startswith("heavyq child")]
+    roles = [len(worker.all(role)) for role in WATCHED]
+    assert roles == [1, 1, 1], procs.outline(worker.pid)
+    assert len(whole) == 3 + len(children), procs.outline(worker.pid)
+    assert len(children) <= 2, procs.outline(worker.pid)
+    assert not [p for p in whole if p.zombie], procs.outline(worker.pid)
+    assert all(p.title == "heavyq child idle" for p in children), procs.outline(worker.pid)
+    return True
+
+
+def test_2000_short_jobs_with_a_new_child_for_every_ten(
+    run_worker: Callable[..., Worker], jobs: Jobs, tmp_path: Path
+) -> None:
+    worker = run_worker(APP, "-c", "2", "--max-jobs-per-child", "10")
+    jobs.add_all([("short", None)] * 100)
+    jobs.wait_counts({"completed": 100}, timeout_s=30)
+    eventually(lambda: calm(worker), 5)
+    open_before, threads_before = descriptors(worker), threads(worker)
+
+    began_s = time.monotonic()
+    ids = jobs.add_all([("short", None)] * 2000)
+    most_zombies = most_children = 0
+
+    def all_done() -> bool:
+        nonlocal most_zombies, most_children
+        whole = worker.whole_tree()
+        most_zombies = max(most_zombies, sum(p.zombie for p in whole))
+        most_children = max(most_children, sum(p.title.startswith("heavyq child") for p in whole))
+        return jobs.counts() == {"completed": 2100}
+
+    eventually(all_done, 90, "2,000 jobs are done")
+    seconds = time.monotonic() - began_s
+    print(f"measured: 2,000 jobs, 200 children: {seconds:.1f} s; zombies at any time: {most_zombies}")
+    counted = runs(tmp_path)
+    assert set(ids) <= set(counted)
+    assert set(counted.values()) == {1}, [i for i, n in counted.items() if n != 1]
+    assert set(jobs.settled_events().values()) == {1}
+    by_child = Counter(line.split()[1] for line in lines(tmp_path / "started.txt"))
+    assert max(by_child.values()) <= 10
+    assert len(by_child) >= 210
+    assert most_children <= 2 + 2, "two seats, and at each of them at most one child that is about to end"
+    eventually(lambda: calm(worker), 5)
+    assert descriptors(worker) == open_before
+    assert threads(worker) == threads_before
+
+
+EXPECTED: dict[str, tuple[int, str, str | None, int | None]] = {
+    # name: how many, state, failure.reason, failure.signal
+    "ok": (350, "completed", None, None),
+    "raise": (200, "failed", "exception", None),
+    "exit": (120, "failed", "exit", None),
+    "kill": (120, "failed", "signal", 9),
+    "leave": (120, "completed", None, None),
+    "leak": (90, "completed", None, None),
+}
+
+
+def outcome(record: JobRecord) -> tuple[str | None, str | None, int | None]:
+    why: dict[str, Any] = record.failure or {}
+    return record.state, why.get("reason"), why.get("signal")
+
+
+def test_1000_mixed_jobs_are_settled_once_each_with_the_right_reason(
+    run_worker: Callable[..., Worker], jobs: Jobs, tmp_path: Path
+) -> None:
+    worker = run_worker(APP, "-c", "2", "--recycle-rss", "50Mi")
+    jobs.result(jobs.add("ok"))
+    eventually(lambda: calm(worker), 5)
+    open_before, threads_before = descriptors(worker), threads(worker)
+
+    mark = procs.new_marker()
+    mixed = [(name, {"mark": mark}) for name, (times, *_) in EXPECTED.items() for _ in range(times)]
+    assert len(mixed) == 1000
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    random.Random(seed).shuffle(mixed)
+    began_s = time.monotonic()
+    ids = jobs.add_all(mixed)
+    eventually(lambda: jobs.counts() == {"completed": 561, "failed": 440}, 150, "1,000 jobs are settled")
+    print(f"measured: 1,000 mixed jobs: {time.monotonic() - began_s:.1f} s")
+
+    records = jobs.read_all(ids)
+    wrong = [
+        f"{record.id} {name}: {outcome(record)} {record.failed_reason}"
+        for (name, _), record in zip(mixed, records, strict=True)
+        if outcome(record) != EXPECTED[name][1:]
+    ]
+    assert not wrong, wrong[:10]
+    assert {(r.attempts_started, r.attempts_made, r.stalled_count) for r in records} == {(1, 1, 0)}
+    assert set(runs(tmp_path).values()) == {1}
+    settled = jobs.settled_events()
+    assert len(settled) == 1001
+    assert set(settled.values()) == {1}, "each is settled once"
+
+    in_a_row = Counter(r.returnvalue for (name, _), r in zip(mixed, records, strict=True) if name == "leak")
+    print(f"measured: leaking jobs by child: {sorted(in_a_row.values())}")
+    assert max(in_a_row.values()) <= 3, "20 MB a job, replaced above 50 MB"
+
+    eventually(lambda: not procs.marked(mark), 3, "what the jobs left behind is gone")
+    eventually(lambda: calm(worker), 5)
+    assert descriptors(worker) == open_before
+    assert threads(worker) == threads_before
+    worker.term()
+    assert worker.wait() == 0
+    hashes = {"1", *ids}
+    lasting = {"id", "meta", "events", "completed", "failed", "hq:counter"}
+    assert jobs.keys() - {"stalled-check"} == hashes | lasting
+    assert not list(tmp_path.glob("heavyq-*"))
