@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 
 def main() -> int:
@@ -49,13 +50,24 @@ def _run(argv: list[str]) -> int:
 
 
 def _may_need_embedded(argv: list[str]) -> bool:
-    named = any(word == "--redis" or word.startswith("--redis=") for word in argv)
-    return not (
-        named
-        or os.environ.get("HEAVYQ_REDIS")
-        or os.environ.get("REDIS_URL")
-        or os.environ.get("HEAVYQ_EMBEDDED") == "0"
-    )
+    """Tell whether nobody has named a Redis yet. A module may still do so: then the server starts in vain, and ends."""
+    if any(word == "--redis" or word.startswith("--redis=") for word in argv):
+        return False
+    environ = os.environ
+    return not (environ.get("HEAVYQ_REDIS") or environ.get("REDIS_URL") or _named_in_pyproject())
+
+
+def _named_in_pyproject() -> bool:
+    import tomllib
+
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / "pyproject.toml").is_file():
+            try:
+                table = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+                return bool(table["tool"]["heavyq"]["redis"])
+            except (OSError, ValueError, KeyError, TypeError):
+                return False  # the command line will say what is wrong with it
+    return False
 
 
 if __name__ == "__main__":

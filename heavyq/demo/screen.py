@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import IO, Self
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -20,6 +21,8 @@ from heavyq.demo.story import Watched
 _BAR_WIDTH = 12  # then the table fits a terminal of 80 columns
 _PLAIN_WIDTH = 120
 _PLAIN_EVERY_S = 5.0
+_NUMBERS = {"attempts", "wall", "CPU", "peak memory"}
+_MIN_WIDTHS = {"state": 9, "doing": 17}  # so that nothing jumps as they change
 _COLOURS = {"active": "cyan", "completed": "green", "failed": "red", "delayed": "yellow"}
 
 
@@ -64,7 +67,7 @@ class Screen:
 
     def table(self, jobs: Sequence[Watched]) -> None:
         """Print what became of the jobs."""
-        table = Table(title="What happened (all runs of a job together)", title_justify="left")
+        table = Table(title="\nWhat happened (all runs of a job together)", title_justify="left", box=SIMPLE_HEAD)
         for column in ("job", "id", "state", "attempts", "wall", "CPU", "peak memory", "reason"):
             table.add_column(
                 column, justify="right" if column in {"attempts", "wall", "CPU", "peak memory"} else "left"
@@ -88,7 +91,7 @@ class Screen:
 def _progress_table(jobs: Sequence[Watched]) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in ("job", "state", "", "", "doing", "attempt", "child"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=True, min_width=_MIN_WIDTHS.get(column))
     for job in jobs:
         active = job.state == "active"
         table.add_row(

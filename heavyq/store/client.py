@@ -127,6 +127,10 @@ class Client:
         """Raise if the server does not answer, or refuses us."""
         self._call(self._redis.ping)
 
+    def show(self) -> None:
+        """Have the connection that carries our name: lists of workers are lists of such connections."""
+        self._call(self._blocking.ping)
+
     def close(self) -> None:
         """Close every connection. A call that is under way, or comes later, raises RedisUnavailable."""
         self._closed = True

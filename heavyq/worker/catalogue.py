@@ -12,7 +12,7 @@ from typing import Any
 from heavyq.bullmq.keys import QueueKey
 from heavyq.config import Profile, QueueSettings, RunSettings, children_wanted, of_worker_type, resolve_queue
 from heavyq.core.child import ChildLimits
-from heavyq.errors import ConfigError
+from heavyq.errors import ConfigError, UsageError
 from heavyq.store import embedded
 from heavyq.worker.crew import ChildKind
 
@@ -28,15 +28,16 @@ class Catalogue:
     concurrency: int
 
 
-def read_catalogue(raw: _Declared, settings: RunSettings) -> Catalogue:
+def read_catalogue(raw: _Declared, settings: RunSettings, default_url: str | None) -> Catalogue:
     """Choose the queues and resolve their options.
 
+    default_url: the Redis of queues that name none.
     Raises ConfigError when there is nothing to serve, or when the queues live in more than one Redis; UsageError
     for a queue or a worker type that is not there.
     """
     chosen = _choose(raw, settings)
     if complaint := settings.options.unknown_queues([q["name"] for q in raw["queues"]]):
-        raise ConfigError(complaint)
+        raise UsageError(complaint)
     queues = {
         QueueKey(q["prefix"], q["name"]): resolve_queue(
             q["name"], Profile.from_json(q["profile"]), q["options"], settings.options
@@ -44,7 +45,7 @@ def read_catalogue(raw: _Declared, settings: RunSettings) -> Catalogue:
         for q in chosen
     }
     concurrency = children_wanted(settings.concurrency, queues.values())
-    return Catalogue(_one_url(chosen, settings), queues, concurrency)
+    return Catalogue(_one_url(chosen, default_url), queues, concurrency)
 
 
 def kind_of(settings: QueueSettings) -> ChildKind:
@@ -64,7 +65,7 @@ def _choose(raw: _Declared, settings: RunSettings) -> Sequence[_Declared]:
         raise ConfigError(f"no processor in {modules}{declared}; decorate a function with @queue.processor")
     known = [q["name"] for q in queues]
     if unknown := [name for name in settings.queues if name not in known]:
-        raise ConfigError(f"no processor for queue {unknown[0]!r} in {modules}; known: {', '.join(known)}")
+        raise UsageError(f"-q {unknown[0]}: no processor for such a queue in {modules}; known: {', '.join(known)}")
     of_type = of_worker_type(settings.worker_type, {q["name"]: q["profile"]["name"] for q in queues})
     chosen = [q for q in queues if q["name"] in of_type and (not settings.queues or q["name"] in settings.queues)]
     if not chosen:
@@ -73,10 +74,10 @@ def _choose(raw: _Declared, settings: RunSettings) -> Sequence[_Declared]:
     return chosen
 
 
-def _one_url(queues: Sequence[_Declared], settings: RunSettings) -> str:
-    """A worker serves one Redis."""
-    urls = {q["url"] or settings.redis_url or "" for q in queues}
+def _one_url(queues: Sequence[_Declared], default_url: str | None) -> str:
+    """Return the Redis of all queues: a worker serves one."""
+    urls = {q["url"] or default_url for q in queues}
     if len(urls) > 1:
         names = ", ".join(q["name"] for q in queues)
         raise ConfigError(f"the queues {names} live in more than one Redis; start a worker for each, with -q")
-    return urls.pop() or embedded.ensure()
+    return urls.pop() or embedded.ensure()  # ensure() raises, and says what to set

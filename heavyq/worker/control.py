@@ -39,6 +39,7 @@ from heavyq.worker.waiter import Waiter
 
 _BLOCK_S = 5.0  # BullMQ's drainDelay: how long an idle worker trusts the marker alone
 _BLOCK_MAX_S = 10.0
+_EMPTY_TRUST_S = 0.5  # how long a queue that was found empty, and is not waited for, counts as empty
 _REFUSED_PAUSE_S = 1.0
 _ROWS_WAITING_MAX = 1_000
 
@@ -48,7 +49,7 @@ class Served:
     """A queue that this worker serves.
 
     held: runs and unanswered leases. may_have_work: a lease is worth asking for. due_ms: when its earliest
-    delayed job is due. asleep_until_s: it is rate limited until then.
+    delayed job is due. asleep_until_s: it is rate limited until then. empty_since_s: when a lease found nothing.
     """
 
     key: QueueKey
@@ -60,6 +61,18 @@ class Served:
     may_have_work: bool = True
     due_ms: int | None = None
     asleep_until_s: float = 0.0
+    empty_since_s: float = 0.0
+
+    def worth_asking(self, now_s: float) -> bool:
+        """True when a lease may find a job: there is work as far as is known, or nobody has looked for a while.
+
+        While every seat is taken nobody waits for the queue's marker. Were it taken for empty all that time, a
+        queue that never runs dry would keep it from being served at all.
+        """
+        if self.may_have_work:
+            return True
+        unwatched = self.waiter is not None and not self.waiter.busy and not self.asleep_until_s
+        return unwatched and now_s - self.empty_since_s >= _EMPTY_TRUST_S
 
     @property
     def is_empty(self) -> bool:
@@ -125,7 +138,8 @@ class Control:
         )
 
     def _next_queue(self) -> Served | None:
-        views = [fleet.QueueView(s.limit, s.held, s.may_have_work, s.kind) for s in self.served]
+        now_s = monotonic_s()
+        views = [fleet.QueueView(s.limit, s.held, s.worth_asking(now_s), s.kind) for s in self.served]
         index = fleet.next_queue(views, self._turn)
         if index is None:
             return None
@@ -167,6 +181,7 @@ class Control:
         served.held -= 1
         served.may_have_work = False
         served.due_ms = due_ms
+        served.empty_since_s = monotonic_s()
 
     def _place_waiting(self) -> None:
         still: list[Run] = []

@@ -91,6 +91,7 @@ class Supervisor:
         self._stopping_now = False
         self._next_tick_s = 0.0
         self._control: Control | None = None
+        self._default_url: str | None = None
         self._crew: Crew
         self._catalogue: Catalogue
 
@@ -166,9 +167,11 @@ class Supervisor:
             died=lambda *what: self._control.child_died(*what) if self._control else None,
         )
         self._crew = Crew(self._loop, self._sweeper, self._base, events)
+        # `__main__` has started the embedded server if it may be needed; processors must find the same one.
+        self._default_url = self._settings.redis_url or (embedded.ensure() if embedded.available() else None)
         config = {
             "modules": list(self._settings.modules),
-            "redis_url": self._settings.redis_url,
+            "redis_url": self._default_url,
             "prefix": self._settings.prefix,
             "nofile": self._nofile,
         }
@@ -194,7 +197,7 @@ class Supervisor:
         if self._phase is not Phase.IMPORTING:  # a zygote was replaced: the same modules, imported anew
             return
         try:
-            self._catalogue = read_catalogue(raw, self._settings)
+            self._catalogue = read_catalogue(raw, self._settings, self._default_url)
         except HeavyqError as error:
             self._fail(error)
             return

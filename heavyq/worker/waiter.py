@@ -17,6 +17,7 @@ from heavyq.store.client import Client
 from heavyq.worker.part import Inbox, Part
 
 _PAUSE_S = 0.5
+_SHOW_EVERY_S = 15.0  # while nothing is waited for: after a restart of Redis nobody else would reconnect
 
 
 class Waiter(Part):
@@ -52,8 +53,11 @@ class Waiter(Part):
         self._client.close()
 
     def work(self) -> None:
+        self._show()
         while True:
-            self._armed.wait()
+            if not self._armed.wait(_SHOW_EVERY_S):
+                self._show()
+                continue
             self._armed.clear()
             if self.stopping.is_set():
                 return
@@ -64,3 +68,10 @@ class Waiter(Part):
                 self._log.debug("waiting for redis", error=str(error))
                 self.stopping.wait(_PAUSE_S)
             self.inbox.post(self._woken, self._queue, popped)
+
+    def _show(self) -> None:
+        """Be seen by BullMQ as a worker of the queue: one that is busy from its start never blocks."""
+        try:
+            self._client.show()
+        except RedisError as error:
+            self._log.debug("waiting for redis", error=str(error))

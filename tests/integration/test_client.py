@@ -20,7 +20,7 @@ from heavyq.errors import ProtocolError, RedisRefused, RedisReplyError, RedisUna
 from heavyq.store import client as client_module
 from heavyq.store.client import Client
 from heavyq.store.connect import check_server
-from tests.support.eventually import eventually
+from tests.support.eventually import eventually, let_pass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -268,7 +268,7 @@ def test_a_connection_that_breaks_half_way_fails_the_whole_batch(
 
     sender = threading.Thread(target=send)
     sender.start()
-    time.sleep(0.1)  # it waits for an answer by now; if not, it meets a dead server: the same
+    let_pass(0.1, "it waits for an answer by now; if not, it meets a dead server: the same")
     server.kill()
     sender.join(10)
     assert len(failure) == 1

@@ -354,6 +354,8 @@ def test_job_kept_back_without_an_id_gets_the_next_number(rig):
         ('{"lifo":true}', "wait"),
         ('{"priority":null,"delay":"x"}', "wait"),
         ("no json", "wait"),
+        ("5", "wait"),
+        ("null", "wait"),
         ("[]", "wait"),
     ],
 )

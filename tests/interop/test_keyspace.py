@@ -383,6 +383,56 @@ def test_limit_of_the_event_stream_is_the_queues(twins: Twins) -> None:
     assert twins.ours.field("meta", "opts.maxLenEvents") == "50"
 
 
+@pytest.mark.parametrize("kept", [{}, {"priority": 2}, {"delay": 50}, {"lifo": True}, {"jobId": "own"}, {"attempts": 2}])
+def test_the_last_add_of_a_deduplication_id_is_kept_while_its_owner_runs(
+    twins: Twins, kept: dict[str, object]
+) -> None:
+    last = {"id": "d", "keepLastIfActive": True}
+    twins.add_by_node({"n": 1}, deduplication=last)
+    twins.add()
+    twins.add_by_node({"n": 2}, deduplication=last)  # its owner only waits: refused for good
+    held = twins.fetch()
+    twins.add_by_node({"n": 3}, deduplication=last)
+    twins.add_by_node({"n": 4}, name="the last", deduplication=last, **kept)
+    twins.later(10)
+    twins.fail(held, "once", unrecoverable=True)
+    twins.later(100)
+    ran = []
+    while held := twins.try_fetch():
+        twins.later(1)
+        ran.append(held.job.fields[b"data"])
+        twins.complete(held)
+    assert set(ran) == {b"{}", b'{"n":4}'}
+    assert len(ran) == 2
+    assert not twins.ours.exists("de:d")
+    assert not twins.ours.exists("dn:d")
+
+
+def test_deduplication_with_a_time_to_live_outlives_its_job(twins: Twins) -> None:
+    twins.add_by_node(deduplication={"id": "t", "ttl": 60_000}, removeOnComplete=True)
+    twins.complete(twins.fetch())
+    twins.add_by_node(deduplication={"id": "t", "ttl": 60_000})
+    assert twins.try_fetch() is None
+    assert twins.ours.text("de:t") == "1"
+
+
+def test_a_deduplication_id_is_kept_through_retries(twins: Twins) -> None:
+    twins.add_by_node(attempts=2, deduplication={"id": "d"})
+    twins.fail(twins.fetch())
+    twins.add_by_node(deduplication={"id": "d"})
+    twins.fail(twins.fetch())
+    twins.add_by_node(deduplication={"id": "d"})
+    assert twins.fetch().id == "3"
+
+
+def test_an_add_kept_for_an_owner_that_does_not_keep(twins: Twins) -> None:
+    twins.add_by_node({"n": 1}, deduplication={"id": "d"})
+    held = twins.fetch()
+    twins.add_by_node({"n": 2}, deduplication={"id": "d", "keepLastIfActive": True})
+    twins.complete(held)
+    assert twins.fetch().job.fields[b"data"] == b'{"n":2}'
+
+
 @pytest.mark.parametrize(
     "options",
     [
