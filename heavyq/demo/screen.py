@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from typing import IO, Self
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -67,7 +66,9 @@ class Screen:
 
     def table(self, jobs: Sequence[Watched]) -> None:
         """Print what became of the jobs."""
-        table = Table(title="\nWhat happened (all runs of a job together)", title_justify="left", box=SIMPLE_HEAD)
+        table = Table(
+            title="\nWhat happened (all runs of a job together)", title_justify="left", box=None, pad_edge=False
+        )
         for column in ("job", "id", "state", "attempts", "wall", "CPU", "peak memory", "reason"):
             table.add_column(
                 column, justify="right" if column in {"attempts", "wall", "CPU", "peak memory"} else "left"

@@ -390,6 +390,15 @@ def test_replay_after_the_lock_is_gone_takes_another_job(rig):
     assert rig.lease(token="hq:w1:a", replay=True).job_id == "2"
 
 
+def test_replay_after_the_job_was_removed_takes_another_job(rig):
+    rig.add()
+    rig.add()
+    rig.lease(token="hq:w1:a")
+    rig.raw.delete(rig.key("1"))
+    assert rig.lease(token="hq:w1:a", replay=True).job_id == "2"
+    assert not rig.exists("1")
+
+
 @pytest.mark.parametrize("token", ["", "0"])
 def test_word_for_no_lock_is_no_token(rig, token):
     with pytest.raises(ProtocolError):

@@ -40,12 +40,15 @@ def node(request: pytest.FixtureRequest, valkey: Valkey, tmp_path_factory: pytes
 
 
 @pytest.fixture
-def more_nodes(node: Node, valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Node]]:
-    """Make further processes of the same generation, to kill: `more_nodes()`."""
+def more_nodes(node: Node, valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Node]]:
+    """Make further processes, to kill: `more_nodes()`, or of the other generation: `more_nodes("5")`."""
     with contextlib.ExitStack() as processes:
-        yield lambda: processes.enter_context(
-            Node(node.generation, valkey.url, tmp_path_factory.mktemp("node") / "stderr.log")
-        )
+
+        def make(generation: str = node.generation) -> Node:
+            log_path = tmp_path_factory.mktemp("node") / "stderr.log"
+            return processes.enter_context(Node(generation, valkey.url, log_path))
+
+        yield make
 
 
 @pytest.fixture

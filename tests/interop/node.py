@@ -79,7 +79,8 @@ class Node:
         process, self._process = self._process, None
         if process is None:
             return
-        assert process.stdin and process.stdout
+        assert process.stdin
+        assert process.stdout
         process.stdin.close()
         try:
             process.wait(5)

@@ -153,7 +153,7 @@ def test_heavyq_reads_every_field_of_nodes_jobs(bull: NodeQueue, ours: Rig) -> N
 def test_events_that_heavyq_writes_never_stop_nodes_reader(bull: NodeQueue, ours: Rig, value: bytes) -> None:
     """Of every verb: a value that BullMQ cannot decode would end its reader for good."""
     bull("startEvents")
-    ours.add("n\n\"é", delay_ms=1)
+    ours.add('n\n"é', delay_ms=1)
     ours.add(priority=3, opts=b'{"attempts":2}')
     ours.add(job_id="twice")
     ours.add(job_id="twice")

@@ -28,7 +28,7 @@ def test_jobs_run_in_the_order_they_were_added(twins: Twins) -> None:
     assert twins.try_fetch() is None
 
 
-@pytest.mark.parametrize("data", [None, {}, [], "text \"quoted\" é ☃ 😀 /", 0, 1.5, True, {"a": {"b": [None, 1]}}])
+@pytest.mark.parametrize("data", [None, {}, [], 'text "quoted" é ☃ 😀 /', 0, 1.5, True, {"a": {"b": [None, 1]}}])
 def test_payload_and_result_of_any_json(twins: Twins, data: object) -> None:
     twins.add(data)
     twins.complete(twins.fetch(), data)
@@ -72,7 +72,7 @@ def test_custom_ids_and_duplicates(twins: Twins) -> None:
 
 def test_ids_and_names_of_any_text(twins: Twins) -> None:
     twins.add(jobId="é ☃ 1", name="")
-    twins.add_by_node(jobId="a:b:c", name="né\n\"")  # heavyq gives no such id, and runs it
+    twins.add_by_node(jobId="a:b:c", name='né\n"')  # heavyq gives no such id, and runs it
     for _ in range(2):
         held = twins.fetch()
         twins.log(held, "")
@@ -113,7 +113,7 @@ def test_final_failure_without_attempts(twins: Twins) -> None:
     twins.later(5)
     held = twins.fetch()
     twins.later(5)
-    twins.fail(held, "no more \"tries\" é")
+    twins.fail(held, 'no more "tries" é')
 
 
 @pytest.mark.parametrize("attempts", [0, 1, 2, 3])
@@ -383,10 +383,10 @@ def test_limit_of_the_event_stream_is_the_queues(twins: Twins) -> None:
     assert twins.ours.field("meta", "opts.maxLenEvents") == "50"
 
 
-@pytest.mark.parametrize("kept", [{}, {"priority": 2}, {"delay": 50}, {"lifo": True}, {"jobId": "own"}, {"attempts": 2}])
-def test_the_last_add_of_a_deduplication_id_is_kept_while_its_owner_runs(
-    twins: Twins, kept: dict[str, object]
-) -> None:
+@pytest.mark.parametrize(
+    "kept", [{}, {"priority": 2}, {"delay": 50}, {"lifo": True}, {"jobId": "own"}, {"attempts": 2}]
+)
+def test_the_last_add_of_a_deduplication_id_is_kept_while_its_owner_runs(twins: Twins, kept: dict[str, object]) -> None:
     last = {"id": "d", "keepLastIfActive": True}
     twins.add_by_node({"n": 1}, deduplication=last)
     twins.add()

@@ -66,7 +66,8 @@ class Walk:
         given = {name: value for name, value in options.items() if value is not None}
         step = pick((self.twins.add, self.twins.add_by_node))
         if self.rand.random() < 0.15:  # heavyq's producers do not deduplicate
-            step, given["deduplication"] = self.twins.add_by_node, {"id": pick("de"), "keepLastIfActive": pick((True, False))}
+            given["deduplication"] = {"id": pick("de"), "keepLastIfActive": pick((True, False))}
+            step = self.twins.add_by_node
         step({"n": self.rand.randrange(100)}, **given)
 
     def fetch(self) -> None:

@@ -204,9 +204,7 @@ class Twins:
         }
         assert self.ours.run(self._verdict_op(job.lease, verdict, opts, why)) == "settled"
 
-    def _verdict_op(
-        self, lease: Lease, verdict: Final | Now | After, opts: WireOptions, why: dict[str, Any]
-    ) -> Any:
+    def _verdict_op(self, lease: Lease, verdict: Final | Now | After, opts: WireOptions, why: dict[str, Any]) -> Any:
         now_ms = self.ours.now
         match verdict:
             case Final():
