@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 
 from heavyq.cli import say
+from heavyq.config import wants_traceback
 from heavyq.errors import AddUnknown, HeavyqError, RedisRefused, RedisUnavailable, UsageError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         code: Any = _app(argv)(args=list(argv), prog_name="heavyq", standalone_mode=False)
     except HeavyqError as error:
-        return _failed(error, _advice(error) if list(argv[:1]) != ["run"] else "")
+        return _failed(error, _advice(error, of_a_worker=list(argv[:1]) == ["run"]))
     except _MISUSE as error:
         return _failed(UsageError(_misuse(error))) if str(error) else UsageError.exit_code  # help was shown
     except (KeyboardInterrupt, typer.Abort):
@@ -91,15 +92,15 @@ def _misuse(error: Any) -> str:
 
 
 def _failed(error: HeavyqError, advice: str = "") -> int:
-    if os.environ.get("HEAVYQ_TRACEBACK", "0") not in {"", "0"}:
+    if wants_traceback(os.environ):
         sys.excepthook(type(error), error, error.__traceback__)
     say.error(str(error) + advice)
     return error.exit_code
 
 
-def _advice(error: HeavyqError) -> str:
-    """Say what to do about a Redis that a command needs; a worker says it in its own words."""
-    if isinstance(error, AddUnknown):
+def _advice(error: HeavyqError, *, of_a_worker: bool) -> str:
+    """Say what to do about a Redis that a command needs."""
+    if isinstance(error, AddUnknown) or (of_a_worker and isinstance(error, RedisUnavailable)):
         return ""  # it has its own
     if isinstance(error, RedisUnavailable):
         return " (is Redis running, and is --redis or HEAVYQ_REDIS right?)"

@@ -11,7 +11,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
-from heavyq.config import import_modules, why_it_does_not_import
+from heavyq.config import import_modules, wants_traceback, why_it_does_not_import
 from heavyq.errors import ConfigError
 from heavyq.queue import connection, registry
 
@@ -35,7 +35,7 @@ def declared_queues(settings: RunSettings) -> Mapping[str, Queue[Any, Any]]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a module may raise anything, SystemExit too
-        if os.environ.get("HEAVYQ_TRACEBACK"):
+        if wants_traceback(os.environ):
             traceback.print_exception(error)
         why = why_it_does_not_import(error, settings.modules)
         raise ConfigError(f"cannot import {', '.join(settings.modules)}: {why}") from error

@@ -13,7 +13,7 @@ Light on purpose: no Redis, no pydantic, no third-party module.
 from __future__ import annotations
 
 from heavyq.config.jobs import JobSettings, job_settings, read_job_options
-from heavyq.config.modules import import_modules, why_it_does_not_import
+from heavyq.config.modules import import_modules, what_was_raised, why_it_does_not_import
 from heavyq.config.option import Option
 from heavyq.config.profiles import (
     HEAVY,
@@ -27,7 +27,7 @@ from heavyq.config.profiles import (
 )
 from heavyq.config.queues import QueueSettings, children_wanted, of_worker_type, resolve_queue
 from heavyq.config.run import RunSettings, load_run_settings
-from heavyq.config.sources import Given, Sources, find_pyproject
+from heavyq.config.sources import Given, Sources, find_pyproject, wants_traceback
 from heavyq.config.table import (
     OPTIONS,
     JobDefaults,
@@ -79,5 +79,7 @@ __all__ = [
     "read_job_options",
     "read_queue_options",
     "resolve_queue",
+    "wants_traceback",
+    "what_was_raised",
     "why_it_does_not_import",
 ]

@@ -18,6 +18,9 @@ from heavyq.errors import ConfigError, HeavyqError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+_HEAVYQ = Path(__file__).parents[1]
+_DEMO = _HEAVYQ / "demo"  # user code, of ours
+
 
 def import_modules(names: Iterable[str]) -> tuple[str, ...]:
     """Import modules, with the current folder on the path; return the names of what was imported.
@@ -68,15 +71,23 @@ def why_it_does_not_import(error: BaseException, names: Iterable[str] = ()) -> s
     names: the modules that were asked for: one of them that does not exist is told apart from one that is
     missing inside them.
     """
-    if isinstance(error, HeavyqError):
-        return str(error)
     if isinstance(error, ModuleNotFoundError) and error.name and _asked_for(error.name, names):
         return f"there is no module {error.name} in {Path.cwd()} or on the import path (is the folder right?)"
-    text = f"{type(error).__name__}: {error}".splitlines()[0]
-    if isinstance(error, SyntaxError):
+    if isinstance(error, SyntaxError) and error.filename:
         return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
-    where = _where(error)
-    return f"{text} ({where})" if where else text
+    why = what_was_raised(error)
+    if isinstance(error, SystemExit):
+        why += '; what a program does belongs below `if __name__ == "__main__":`'
+    return why
+
+
+def what_was_raised(error: BaseException) -> str:
+    """Return one line: what user code raised, and where in it. An error of heavyq's needs no name."""
+    name, text = type(error).__name__, str(error)
+    if not isinstance(error, HeavyqError) or not text:
+        text = f"{name}: {text}" if text else name
+    line, where = text.splitlines()[0], _where(error)
+    return f"{line} ({where})" if where else line
 
 
 def _asked_for(missing: str, names: Iterable[str]) -> bool:
@@ -86,6 +97,11 @@ def _asked_for(missing: str, names: Iterable[str]) -> bool:
 def _where(error: BaseException) -> str:
     """Return file and line of the user's frame that is nearest to the error."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith("<") and frame.filename != __file__ and "/importlib/" not in frame.filename:
+        if not frame.filename.startswith("<") and "/importlib/" not in frame.filename and not _is_ours(frame.filename):
             return f"{frame.filename}:{frame.lineno}"
     return ""
+
+
+def _is_ours(filename: str) -> bool:
+    path = Path(filename)
+    return path.is_relative_to(_HEAVYQ) and not path.is_relative_to(_DEMO)

@@ -161,7 +161,9 @@ def _read_names(_option: Option, value: Any, _text: bool, _bare: bool) -> tuple[
 
 
 def _read_url(_option: Option, value: Any, _text: bool, _bare: bool) -> str:
-    if not isinstance(value, str) or not value.strip().startswith(("redis://", "rediss://", "unix://")):
+    if not isinstance(value, str):
+        raise BadValue(f"a {type(value).__name__} object is no Redis URL: write one, redis://, rediss:// or unix://")
+    if not value.strip().startswith(("redis://", "rediss://", "unix://")):
         raise BadValue("this is no Redis URL: it begins with redis://, rediss:// or unix://")
     return value.strip()
 

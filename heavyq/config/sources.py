@@ -138,6 +138,11 @@ def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(warnings)
 
 
+def wants_traceback(environ: Mapping[str, str]) -> bool:
+    """Tell whether `HEAVYQ_TRACEBACK` asks for tracebacks beside the one line that says what is wrong."""
+    return environ.get("HEAVYQ_TRACEBACK", "0") not in {"", "0"}
+
+
 def _made_by_kubernetes(variable: str, text: str) -> bool:
     return bool(_KUBERNETES.fullmatch(variable)) or (variable.endswith("_PORT") and bool(_SERVICE_URL.match(text)))
 

@@ -184,8 +184,10 @@ def _interrupted_by_signals() -> Iterator[None]:
     """Let TERM and HUP end the demo as Ctrl-C does: with everything cleaned up."""
     with ExitStack() as after:
         for signum in (signal.SIGTERM, signal.SIGHUP):
-            before: Any = signal.signal(signum, signal.default_int_handler)
-            after.callback(signal.signal, signum, before)
+            before: Any = signal.getsignal(signum)
+            if before != signal.SIG_IGN:  # nohup
+                signal.signal(signum, signal.default_int_handler)
+                after.callback(signal.signal, signum, before)
         yield
 
 

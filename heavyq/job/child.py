@@ -27,6 +27,7 @@ from setproctitle import setproctitle
 
 from heavyq.bullmq.job_hash import CHECKPOINT, Unreadable
 from heavyq.bullmq.options import WireOptions
+from heavyq.config import what_was_raised
 from heavyq.core.outcome import Failure
 from heavyq.errors import PayloadError
 from heavyq.job import leftovers, wire
@@ -67,12 +68,13 @@ def main(birth: Birth, sock: socket.socket, log_fd: int) -> int:
     """Run the child's whole life; return its exit code. The caller `_exit`s with it."""
     _be_born(birth, log_fd)
     channel = Channel(sock)
-    try:
-        for hook in registry.child_start_hooks:
+    for hook in registry.child_start_hooks:
+        try:
             hook()
-    except BaseException as error:  # noqa: BLE001 - whatever the user's hook raises is theirs, and is reported
-        channel.send(wire.NOT_READY, {"error": f"@child_start: {_one_line(error)}"}, _trace(error))
-        return 1
+        except BaseException as error:  # noqa: BLE001 - whatever the user's hook raises is theirs, and is reported
+            why = f"@child_start {getattr(hook, '__qualname__', hook)} raised {what_was_raised(error)}"
+            channel.send(wire.NOT_READY, {"error": why}, _trace(error))
+            return 1
     standing = leftovers.standing()
     channel.send(wire.READY, {"whole": True})
     while (frame := channel.receive()) is not None and frame.kind != wire.EXIT:
@@ -83,7 +85,7 @@ def main(birth: Birth, sock: socket.socket, log_fd: int) -> int:
         try:
             hook()
         except Exception:
-            logging.getLogger("heavyq").exception("@child_stop hook %s failed", hook.__qualname__)
+            logging.getLogger("heavyq").exception("@child_stop hook %s failed", getattr(hook, "__qualname__", hook))
     return 0
 
 
@@ -190,7 +192,7 @@ def _process(birth: Birth, channel: Channel, head: Mapping[str, Any], parts: Map
         info = _info(birth, head, parts, name)
     except PayloadError as error:
         return Failure("invalid_payload", str(error))
-    except (Unreadable, ValueError) as error:
+    except Unreadable as error:
         return Failure("unreadable", str(error))
     job: Job[Any, Any] = Job(info, data, channel.send)
     try:
@@ -206,8 +208,10 @@ def _process(birth: Birth, channel: Channel, head: Mapping[str, Any], parts: Map
 def _encode(queue: Queue[Any, Any], encode: Callable[[Any], bytes], value: Any, limit: int) -> bytes | Failure:
     try:
         raw = encode(value)
+    except ValueError as error:  # the codec's, in words
+        return Failure("invalid_result", str(error)[:DETAIL_MAX])
     except Exception as error:  # noqa: BLE001 - a serializer of the user's may raise anything
-        return Failure("invalid_result", f"the result of {queue.name} does not fit its type: {_one_line(error)}")
+        return Failure("invalid_result", f"the result of queue {queue.name!r} cannot be written: {_one_line(error)}")
     if len(raw) > limit:
         why = f"the result is {len(raw)} bytes, max_result is {limit}: store it and return its address"
         return Failure("result_too_large", why)
@@ -222,13 +226,24 @@ def _info(birth: Birth, head: Mapping[str, Any], parts: Mapping[bytes, bytes], n
         attempt=head["made"] + 1,
         attempts_made=head["made"],
         fence=head["fence"],
-        timestamp_ms=int(float(parts[b"timestamp"] or b"0")),
+        timestamp_ms=_read_field("timestamp", _milliseconds, parts[b"timestamp"] or b"0"),
         slot=birth.slot,
         workdir=birth.workdir,
         opts=WireOptions.read(parts[b"opts"]),
-        progress=json.loads(parts[b"progress"] or b"0"),
-        checkpoint=json.loads(parts[CHECKPOINT.encode()] or b"null"),
+        progress=_read_field("progress", json.loads, parts[b"progress"] or b"0"),
+        checkpoint=_read_field(CHECKPOINT, json.loads, parts[CHECKPOINT.encode()] or b"null"),
     )
+
+
+def _read_field(field: str, read: Callable[[bytes], Any], raw: bytes) -> Any:
+    try:
+        return read(raw)
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise Unreadable(field, str(error)) from None
+
+
+def _milliseconds(raw: bytes) -> int:
+    return int(float(raw))
 
 
 def _cpu_s() -> float:

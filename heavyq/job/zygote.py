@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from setproctitle import setproctitle
 
-from heavyq.config import import_modules, why_it_does_not_import
+from heavyq.config import import_modules, what_was_raised, why_it_does_not_import
 from heavyq.errors import ConfigError
 from heavyq.job import wire
 from heavyq.linux.frames import Frame, FrameReader, pack
@@ -133,10 +133,7 @@ def catalogue(prefix: str) -> dict[str, Any]:
         for processor in queue.processors.values():
             processor.payload_codec.check_type()  # made here once, so that no child has to
             processor.result_codec.check_type()
-            if inspect.iscoroutinefunction(processor.function):
-                raise ConfigError(
-                    f"{processor.function.__qualname__} (queue {queue.name}) is `async def`: not built yet; use `def`"
-                )
+            _refuse_async(processor.function, f"a processor of queue {queue.name}")
         queues.append(
             {
                 "name": queue.name,
@@ -147,7 +144,16 @@ def catalogue(prefix: str) -> dict[str, Any]:
                 "processors": [name for name in queue.processors if name is not None],
             }
         )
+    for hook in (*registry.preload_hooks, *registry.child_start_hooks, *registry.child_stop_hooks):
+        _refuse_async(hook, "a hook")
     return {"queues": queues, "declared": [q.name for q in registry.queues()]}
+
+
+def _refuse_async(function: Callable[..., Any], what: str) -> None:
+    for called in (function, type(function).__call__):
+        if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
+            name = getattr(function, "__qualname__", function)
+            raise ConfigError(f"{name} ({what}) is `async def`: not built yet; use `def`")
 
 
 def _preload() -> None:
@@ -164,7 +170,7 @@ def _preload() -> None:
         try:
             with _one_thread_pools():
                 for hook in registry.preload_hooks:
-                    hook()
+                    _preload_one(hook)
         except BaseException as error:  # noqa: BLE001 - carried to the main thread and raised there
             raised.append(error)
 
@@ -173,6 +179,14 @@ def _preload() -> None:
     thread.join()
     if raised:
         raise raised[0]
+
+
+def _preload_one(hook: Callable[[], Any]) -> None:
+    try:
+        hook()
+    except BaseException as error:
+        name = getattr(hook, "__qualname__", hook)
+        raise ConfigError(f"@preload {name} raised {what_was_raised(error)}") from error
 
 
 def _one_thread_pools() -> contextlib.AbstractContextManager[Any]:

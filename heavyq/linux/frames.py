@@ -42,9 +42,13 @@ def pack(kind: bytes, head: Mapping[str, Any] | None = None, body: bytes = b"") 
     return _LAYOUT.pack(kind, len(raw), len(body)) + raw + body
 
 
-def pack_parts(kind: bytes, head: Mapping[str, Any], parts: Sequence[bytes]) -> bytes:
-    """Return a frame whose body is several byte strings; `Frame.parts` takes them apart."""
-    return pack(kind, {**head, "parts": [len(p) for p in parts]}, b"".join(parts))
+def pack_parts(kind: bytes, head: Mapping[str, Any], parts: Sequence[bytes]) -> list[bytes]:
+    """Return the pieces of a frame whose body is several byte strings; `Frame.parts` takes them apart.
+
+    In pieces, for a payload may be large and is not copied to be sent.
+    """
+    raw = json.dumps({**head, "parts": [len(p) for p in parts]}, ensure_ascii=False).encode("utf-8", "replace")
+    return [_LAYOUT.pack(kind, len(raw), sum(map(len, parts))) + raw, *parts]
 
 
 class FrameReader:
@@ -71,9 +75,10 @@ class FrameReader:
                 stop = start + n_head + n_body
                 if stop > end:
                     break
-                raw = bytes(buffer[start : start + n_head])
+                with memoryview(buffer) as view:  # a body may be large: copied once
+                    raw, body = bytes(view[start : start + n_head]), bytes(view[start + n_head : stop])
                 at = stop
-                yield Frame(kind, _head(raw), bytes(buffer[start + n_head : stop]))
+                yield Frame(kind, _head(raw), body)
         finally:
             del buffer[:at]
 

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_SIGSET_BYTES = 128
+_SIGINFO_BYTES = 128
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -116,6 +118,27 @@ def _reap_soon(pid: int, within_s: float = 0.2) -> int:
         if time.monotonic() > deadline:
             return 0
         time.sleep(0.0005)
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = (("tv_sec", ctypes.c_long), ("tv_nsec", ctypes.c_long))
+
+
+def wait_signal(signals: Iterable[int], timeout_s: float) -> int | None:
+    """Wait for one of these blocked signals and take it; None when the time is over, or after a SIGCONT.
+
+    Not `signal.sigtimedwait`: interrupted by a SIGSTOP and SIGCONT that outlast its timeout, it returns a siginfo
+    that nobody has filled (CPython 3.11 to 3.13), which reads as any signal at all.
+    """
+    wanted = ctypes.create_string_buffer(_SIGSET_BYTES)
+    _libc.sigemptyset(wanted)
+    for signum in signals:
+        _libc.sigaddset(wanted, int(signum))
+    seconds = max(0.0, timeout_s)
+    limit = _Timespec(int(seconds), int(seconds % 1 * 1e9))
+    info = ctypes.create_string_buffer(_SIGINFO_BYTES)
+    got: int = _libc.sigtimedwait(wanted, info, ctypes.byref(limit))
+    return got if got > 0 else None
 
 
 def close_quietly(fd: int) -> None:

@@ -41,7 +41,6 @@ _BLOCK_S = 5.0  # BullMQ's drainDelay: how long an idle worker trusts the marker
 _BLOCK_MAX_S = 10.0
 _EMPTY_TRUST_S = 0.5  # how long a queue that was found empty, and is not waited for, counts as empty
 _REFUSED_PAUSE_S = 1.0
-_LOOK_AGAIN_S = 0.5
 _ROWS_WAITING_MAX = 1_000
 
 
@@ -62,7 +61,6 @@ class Served:
     may_have_work: bool = True
     due_ms: int | None = None
     asleep_until_s: float = 0.0
-    empty_since_s: float = 0.0
     empty_since_s: float = 0.0
 
     def worth_asking(self, now_s: float) -> bool:
@@ -183,7 +181,6 @@ class Control:
         served.held -= 1
         served.may_have_work = False
         served.due_ms = due_ms
-        served.empty_since_s = monotonic_s()
         served.empty_since_s = monotonic_s()
 
     def _place_waiting(self) -> None:
@@ -310,7 +307,7 @@ class Control:
             "max_result": self._by_key[run.queue].settings.max_result,
         }
         parts = [fields.get(name, b"") for name in wire.JOB_PARTS]
-        self.crew.children[run.child].send(pack_parts(wire.JOB, head, parts))
+        self.crew.children[run.child].send(*pack_parts(wire.JOB, head, parts))
 
     def _settle(self, run: Run, settlement: life.Settlement) -> None:
         self._note_end(run, settlement)
@@ -483,9 +480,6 @@ class Control:
             if served.asleep_until_s and served.asleep_until_s <= now_s:
                 served.asleep_until_s = 0.0
                 served.may_have_work = True
-            unwatched = served.waiter is not None and not served.waiter.busy and not served.asleep_until_s
-            if unwatched and now_s - served.empty_since_s >= _LOOK_AGAIN_S:
-                served.may_have_work = True  # no seat was free to wait for it: ask in its turn, or it starves
         for run in self.runs.values():
             child = self.crew.children.get(run.child) if run.child is not None else None
             if child is not None and child.pid:

@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 
+from heavyq.config import wants_traceback
 from heavyq.core import child as life
 from heavyq.core.outcome import Failure, exited, killed_by_signal
 from heavyq.errors import ProtocolError
@@ -31,6 +32,7 @@ from heavyq.worker.zygote import Zygote, ZygoteEvents
 
 FAILURES_IN_A_ROW_MAX = 5
 _PAUSE_FIRST_S = 0.1
+_CLOSED_TICKS = 3  # a process that dies closes its files a while before its pidfd tells of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,9 @@ class Crew:
             if frame.kind == wire.READY:
                 self._ready(child, frame)
             elif frame.kind == wire.NOT_READY:
-                child.start_error = f"{frame.head['error']}\n{frame.body.decode('utf-8', 'replace')}"
+                child.start_error = frame.head["error"]
+                if wants_traceback(os.environ):
+                    self._log.error("traceback of the start\n" + frame.body.decode("utf-8", "replace"))
             else:
                 self._events.report(child, frame)
         except ProtocolError as error:
@@ -205,7 +209,8 @@ class Crew:
     def tick(self) -> None:
         """Let time pass for every child; judge what fell to us while no SIGCHLD came."""
         for child in tuple(self.children.values()):
-            if child.channel_closed and child.pid and not child.killed_by_us:
+            child.ticks_closed += child.channel_closed
+            if child.ticks_closed >= _CLOSED_TICKS and not child.killed_by_us:
                 self.kill(child, "it closed its channel to the worker")
             child.release_lines()
             self.apply(child, life.Ticked())
@@ -276,8 +281,8 @@ class Crew:
 
 
 def _cause(code: int, killed_by_us: str | None) -> Failure:
-    if killed_by_us:
-        return exited(code) if code >= 0 else Failure("exit", f"heavyq killed the child: {killed_by_us}")
+    if killed_by_us and code == -signal.SIGKILL:
+        return Failure("exit", f"heavyq killed the child: {killed_by_us}")
     if code < 0:
         return killed_by_signal(-code, signal.Signals(-code).name if -code in set(signal.Signals) else str(-code))
     return exited(code)

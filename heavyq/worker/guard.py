@@ -2,7 +2,7 @@
 
 No threads, no Redis, no user code, no heavy import: it forks the supervisor before anything else is loaded.
 Guard and supervisor watch each other, and whichever survives kills everything below it, by parentage. Works as
-PID 1. Driven by the kernel only: signals, and `sigtimedwait`'s one-second tick.
+PID 1. Driven by the kernel only: signals, and a one-second tick.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import select
 import signal
 import struct
 import sys
 import time
 from collections.abc import Callable
 
-from heavyq.linux.process import become_subreaper, children_of, die_with_parent, kill_all_below, kill_pid
+from heavyq.linux.process import become_subreaper, children_of, die_with_parent, kill_all_below, kill_pid, wait_signal
 
 FORWARDED = (
     signal.SIGTERM,
@@ -112,11 +113,11 @@ def _watch(supervisor: int, pulse: Pulse, not_ours: list[int]) -> int:
     next_tick_s = time.monotonic() + _TICK_S
     status: int | None = None
     while status is None:
-        got = signal.sigtimedwait(signals, max(0.0, next_tick_s - time.monotonic()))
-        if got is not None and got.si_signo == signal.SIGCHLD:
+        got = wait_signal(signals, next_tick_s - time.monotonic())
+        if got == signal.SIGCHLD:
             status = _reap(supervisor)
-        elif got is not None and got.si_signo not in ignored:
-            kill_pid(supervisor, got.si_signo)
+        elif got is not None and got not in ignored:
+            kill_pid(supervisor, got)
         if time.monotonic() < next_tick_s:
             continue
         # One tick a round, however long we slept: a machine that was suspended counts nothing.
@@ -125,8 +126,8 @@ def _watch(supervisor: int, pulse: Pulse, not_ours: list[int]) -> int:
         stalled_ticks = stalled_ticks + 1 if count == last_count else 0
         last_count = count
         if stalled_ticks >= limit_s:
-            _say(f"the supervisor did not move for {stalled_ticks} s: killing it and all below")
             kill_pid(supervisor)
+            _say(f"the supervisor did not move for {stalled_ticks} s: killing it and all below")
             status = os.waitpid(supervisor, 0)[1]
     kill_all_below(spare=not_ours)
     if os.WIFEXITED(status):
@@ -150,5 +151,9 @@ def _reap(supervisor: int) -> int | None:
 
 
 def _say(text: str) -> None:
+    """Write a line, if it is taken at once: a terminal that is stopped must not hold up the clean-up."""
+    ready = select.poll()
+    ready.register(2, select.POLLOUT)
     with contextlib.suppress(OSError):
-        os.write(2, f"heavyq guard: {text}\n".encode())
+        if ready.poll(0):  # room for less than a page: a write of one line does not block
+            os.write(2, f"heavyq guard: {text}\n".encode())

@@ -6,6 +6,7 @@ state machine of `core.child` says what is done. A child's death is known by its
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 from collections import deque
@@ -21,6 +22,7 @@ from heavyq.worker.loop import Loop, read_ready
 
 _READ_BUDGET = 128 * 1024  # a turn's share of one child: a flood of progress must not starve the neighbours
 _PIPE_BYTES = 64 * 1024  # what a pipe holds
+_PIECES_MAX = 64  # of one sendmsg
 
 
 class ChildProcess:
@@ -56,6 +58,7 @@ class ChildProcess:
         self._watched: set[int] = set()
         self._writing = False
         self.channel_closed = False
+        self.ticks_closed = 0
 
     def watch(
         self,
@@ -84,10 +87,11 @@ class ChildProcess:
         close_quietly(self._log_read)
         self.close_their_ends()
 
-    def send(self, data: bytes) -> None:
-        """Queue a frame for the child; never blocks."""
-        self._out.append(memoryview(data))
-        if len(self._out) == 1:
+    def send(self, *pieces: bytes) -> None:
+        """Queue a frame for the child, in pieces that follow one another; never blocks."""
+        was_waiting = bool(self._out)
+        self._out.extend(memoryview(piece) for piece in pieces if piece)
+        if not was_waiting:
             self._write()
 
     def drain(self) -> None:
@@ -136,15 +140,15 @@ class ChildProcess:
     def _write(self) -> None:
         while self._out:
             try:
-                sent = self._sock.send(self._out[0])
+                sent = self._sock.sendmsg(list(itertools.islice(self._out, _PIECES_MAX)))
             except BlockingIOError:
                 break
             except OSError:  # it is dead or dying: its pidfd tells the story
                 self._out.clear()
                 break
-            if sent == len(self._out[0]):
-                self._out.popleft()
-            else:
+            while self._out and sent >= len(self._out[0]):
+                sent -= len(self._out.popleft())
+            if sent:
                 self._out[0] = self._out[0][sent:]
         pending = bool(self._out)
         if pending != self._writing and self._sock.fileno() in self._watched:

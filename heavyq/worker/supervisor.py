@@ -26,7 +26,7 @@ from setproctitle import setproctitle
 from heavyq.bullmq.keys import QueueKey, worker_client_name
 from heavyq.bullmq.ops.open_queue import open_queue
 from heavyq.bullmq.ops.wake import wake
-from heavyq.config import QueueSettings, RunSettings
+from heavyq.config import QueueSettings, RunSettings, wants_traceback
 from heavyq.errors import ConfigError, HeavyqError, RedisError, RedisUnavailable
 from heavyq.linux.clock import monotonic_s
 from heavyq.linux.process import become_subreaper, die_with_parent, kill_all_below
@@ -147,6 +147,9 @@ class Supervisor:
         self._crew.tick()
         if self._crew.fatal and self._phase is not Phase.DRAINING:
             code, why = self._crew.fatal
+            if self._phase is Phase.IMPORTING:
+                names = ", ".join(name.removesuffix(".*") for name in self._settings.modules)
+                why = f"cannot import {names}: {why} (try: python -c 'import {names}')"
             self._fail(ConfigError(why) if code == ConfigError.exit_code else HeavyqError(why))
         if self._control is None:
             return
@@ -188,7 +191,7 @@ class Supervisor:
         self._crew.start_zygote(config, zygote, threads=threads)
 
     def _broken(self, error: str, trace: str) -> None:
-        if os.environ.get("HEAVYQ_TRACEBACK"):
+        if wants_traceback(os.environ):
             self._log.error("traceback of the import\n" + trace)
         names = ", ".join(self._settings.modules)
         self._fail(ConfigError(f"cannot import {names}: {error} (HEAVYQ_TRACEBACK=1 shows all of it)"))
@@ -331,7 +334,7 @@ class Supervisor:
                 client = Client(self._catalogue.url, timeout_s=2.0)
                 client.run_many([wake(served.key) for served in control.served])
                 client.close()
-        self._log.info("ended", exit_code=self._exit_code)
+        self._log.info("ended", exit_code=self._failure.exit_code if self._failure else self._exit_code)
         self._phase = Phase.ENDED
 
     def _die_with_guard(self) -> NoReturn:
@@ -385,6 +388,7 @@ class _Connect(Part):
     def _try(self) -> HeavyqError | None:
         try:
             client = self._make_client()
+            client.ping()  # what the server refuses of the connection itself, such as a database it does not have
             check_server(client)
             client.close()
         except HeavyqError as error:

@@ -39,7 +39,7 @@ APP = """
 
     def begin(job):
         with open("started.txt", "a") as started:
-            started.write(f"{job.id} {os.getpid()}\\\\n")
+            started.write(f"{job.id} {os.getpid()}\\n")
 
 
     @q.processor("short")
@@ -86,7 +86,9 @@ WATCHED = ("guard", "supervisor", "zygote")
 
 
 def descriptors(worker: Worker) -> dict[str, int]:
-    return {role: len(procs.fds(worker.find(role).pid)) for role in WATCHED}
+    """How many each holds; in the supervisor without the three for each child: socket, log pipe, pidfd."""
+    held = {role: len(procs.fds(worker.find(role).pid)) for role in WATCHED}
+    return {**held, "supervisor": held["supervisor"] - 3 * len(worker.all("child"))}
 
 
 def threads(worker: Worker) -> int:
@@ -98,14 +100,14 @@ def runs(tmp_path: Path) -> Counter[str]:
     return Counter(line.split()[0] for line in lines(tmp_path / "started.txt"))
 
 
-def calm(worker: Worker) -> bool:
-    """Guard, supervisor, one zygote, at most two children that wait, and nothing else; no zombie."""
+def calm(worker: Worker, children_max: int = 2) -> bool:
+    """Guard, supervisor, one zygote, at most so many children that wait, and nothing else; no zombie."""
     whole = worker.whole_tree()
     children = [p for p in whole if p.title.startswith("heavyq child")]
     roles = [len(worker.all(role)) for role in WATCHED]
     assert roles == [1, 1, 1], procs.outline(worker.pid)
     assert len(whole) == 3 + len(children), procs.outline(worker.pid)
-    assert len(children) <= 2, procs.outline(worker.pid)
+    assert len(children) <= children_max, procs.outline(worker.pid)
     assert not [p for p in whole if p.zombie], procs.outline(worker.pid)
     assert all(p.title == "heavyq child idle" for p in children), procs.outline(worker.pid)
     return True
@@ -209,3 +211,53 @@ def test_1000_mixed_jobs_are_settled_once_each_with_the_right_reason(
     lasting = {"id", "meta", "events", "completed", "failed", "hq:counter"}
     assert jobs.keys() - {"stalled-check"} == hashes | lasting
     assert not list(tmp_path.glob("heavyq-*"))
+
+
+def test_jobs_are_settled_once_each_while_children_and_zygotes_are_killed_at_random(
+    run_worker: Callable[..., Worker], jobs: Jobs, tmp_path: Path
+) -> None:
+    worker = run_worker(APP, "-c", "3", "--max-jobs-per-child", "20")
+    jobs.result(jobs.add("ok"))
+    eventually(lambda: calm(worker, 3), 5)
+    open_before, threads_before = descriptors(worker), threads(worker)
+
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    mark = procs.new_marker()
+    kinds = ("ok", "ok", "ok", "raise", "leave")
+    mixed = [(dice.choice(kinds), {"mark": mark}) for _ in range(1500)]
+    ids = jobs.add_all(mixed)
+    killed: Counter[str] = Counter()
+
+    def kill_until_done() -> bool:
+        role = dice.choice(("child", "child", "child", "zygote"))
+        if victims := worker.all(role):
+            killed[role] += 1
+            procs.kill_all([dice.choice(victims)])
+        counts = jobs.counts()
+        return counts.get("completed", 0) + counts.get("failed", 0) == len(ids) + 1
+
+    eventually(kill_until_done, 100, "all jobs are settled")
+    records = jobs.read_all(ids)
+    print(f"measured: killed {dict(killed)}; {Counter(map(outcome, records))}")
+    may_be = {
+        "ok": {("completed", None, None), ("failed", "signal", 9)},
+        "raise": {("failed", "exception", None), ("failed", "signal", 9)},
+        "leave": {("completed", None, None), ("failed", "signal", 9)},
+    }
+    wrong = [
+        (r.id, name, outcome(r), r.failed_reason)
+        for (name, _), r in zip(mixed, records, strict=True)
+        if outcome(r) not in may_be[name]
+    ]
+    assert not wrong, wrong[:5]
+    assert {(r.attempts_started, r.attempts_made, r.stalled_count) for r in records} == {(1, 1, 0)}
+    assert max(runs(tmp_path).values()) == 1
+    settled = jobs.settled_events()
+    assert (len(settled), set(settled.values())) == (len(ids) + 1, {1})
+    eventually(lambda: not procs.marked(mark), 3, "what the jobs left behind is gone")
+    eventually(lambda: calm(worker, 3), 10)
+    assert descriptors(worker) == open_before
+    assert threads(worker) == threads_before
+    assert jobs.result(jobs.add("ok"))

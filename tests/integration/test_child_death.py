@@ -77,6 +77,12 @@ APP = """
         os._exit(job.data["code"])
 
 
+    @q.processor("close-all")
+    def close_all(job):
+        os.closerange(0, 256)
+        time.sleep(30)
+
+
     @q.processor("segfault")
     def segfault(job):
         ctypes.string_at(0)
@@ -222,6 +228,7 @@ def test_each_way_to_die_is_told_apart_and_costs_the_job_alone(run_worker: Calla
         "sys-exit": ({}, ("exit", None)),
         "interrupt": ({}, ("exit", None)),
         "os-exit": ({"code": 0}, ("exit", None)),
+        "close-all": ({}, ("exit", None)),
         "segfault": ({}, ("signal", int(signal.SIGSEGV))),
         "kill-itself": ({"signal": int(signal.SIGKILL)}, ("signal", int(signal.SIGKILL))),
         "no such name": ({}, ("no_processor", None)),
@@ -236,6 +243,7 @@ def test_each_way_to_die_is_told_apart_and_costs_the_job_alone(run_worker: Calla
     assert told["sys-exit"] == "the job ended with SystemExit: 5"
     assert told["interrupt"] == "the job ended with KeyboardInterrupt"
     assert told["os-exit"] == "the child exited with code 0 in the middle of the job"
+    assert told["close-all"] == "heavyq killed the child: it closed its channel to the worker"
     assert told["segfault"] == "the child was killed by signal 11 (SIGSEGV)"
     assert "ValueError: no such video" in records["raise"].stacktrace[-1]
     assert "app.py" in records["raise"].stacktrace[-1]

@@ -187,7 +187,9 @@ def running_demo(valkey: Valkey, prefix: str, tmp_path: Path) -> Iterator[Callab
                 text=True,
             )
         started.append(process)
-        eventually(lambda: "film h264: attempt 1 runs in child" in output.read_text(), 60, "a child has a job")
+        begun = "film h264: attempt 1 runs in child"
+        eventually(lambda: begun in output.read_text() or process.poll() is not None, 60, "a child has a job")
+        assert begun in output.read_text(), output.read_text()
         return process
 
     yield start

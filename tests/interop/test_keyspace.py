@@ -5,7 +5,7 @@ Each step of a `Twins` compares; a test fails at the first step after which the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -51,7 +51,8 @@ def test_lifo_runs_next(twins: Twins) -> None:
 
 def test_priorities_in_order_and_first_come_first_served_inside_one(twins: Twins) -> None:
     for priority in (5, 1, 5, 2_097_151, 1, 0):
-        twins.add({"priority": priority}, **({"priority": priority} if priority else {}))
+        options: dict[str, Any] = {"priority": priority} if priority else {}
+        twins.add({"n": priority}, **options)
         twins.later(1)
     order = []
     while held := twins.try_fetch():
@@ -166,7 +167,8 @@ def test_backoff(twins: Twins, backoff: object, delays: list[int]) -> None:
 
 
 def test_stack_traces_are_kept_to_their_limit(twins: Twins) -> None:
-    for limit in ({}, {"stackTraceLimit": 2}, {"stackTraceLimit": 0}):
+    limits: list[dict[str, Any]] = [{}, {"stackTraceLimit": 2}, {"stackTraceLimit": 0}]
+    for limit in limits:
         twins.add(attempts=3, **limit)
         for run in range(3):
             twins.fail(twins.fetch(), f"run {run}")
@@ -298,7 +300,7 @@ def test_stalled_prioritized_job_runs_next(twins: Twins) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"attempts": 3}, {"removeOnFail": True}])
-def test_job_that_stalls_too_often_is_failed_by_who_fetches_it(twins: Twins, options: dict[str, object]) -> None:
+def test_job_that_stalls_too_often_is_failed_by_who_fetches_it(twins: Twins, options: dict[str, Any]) -> None:
     twins.add(**options)
     for _ in range(2):
         held = twins.fetch()
@@ -386,7 +388,7 @@ def test_limit_of_the_event_stream_is_the_queues(twins: Twins) -> None:
 @pytest.mark.parametrize(
     "kept", [{}, {"priority": 2}, {"delay": 50}, {"lifo": True}, {"jobId": "own"}, {"attempts": 2}]
 )
-def test_the_last_add_of_a_deduplication_id_is_kept_while_its_owner_runs(twins: Twins, kept: dict[str, object]) -> None:
+def test_the_last_add_of_a_deduplication_id_is_kept_while_its_owner_runs(twins: Twins, kept: dict[str, Any]) -> None:
     last = {"id": "d", "keepLastIfActive": True}
     twins.add_by_node({"n": 1}, deduplication=last)
     twins.add()
@@ -398,10 +400,10 @@ def test_the_last_add_of_a_deduplication_id_is_kept_while_its_owner_runs(twins: 
     twins.fail(held, "once", unrecoverable=True)
     twins.later(100)
     ran = []
-    while held := twins.try_fetch():
+    while following := twins.try_fetch():
         twins.later(1)
-        ran.append(held.job.fields[b"data"])
-        twins.complete(held)
+        ran.append(following.job.fields[b"data"])
+        twins.complete(following)
     assert set(ran) == {b"{}", b'{"n":4}'}
     assert len(ran) == 2
     assert not twins.ours.exists("de:d")
@@ -445,7 +447,7 @@ def test_an_add_kept_for_an_owner_that_does_not_keep(twins: Twins) -> None:
         {"attempts": 2, "deduplication": {"id": "d"}},
     ],
 )
-def test_options_as_node_stores_them_are_acted_on_alike(twins: Twins, options: dict[str, object]) -> None:
+def test_options_as_node_stores_them_are_acted_on_alike(twins: Twins, options: dict[str, Any]) -> None:
     for _ in range(1 if {"jobId", "deduplication"} & options.keys() else 3):
         twins.add_by_node({"x": [1, None]}, **options)
     for number in range(20):

@@ -74,7 +74,9 @@ def test_exception_on_import_is_one_line_with_its_place(folder):
 
 def test_exit_on_import_is_told_too(folder):
     write(folder, {"hq_app4.py": "raise SystemExit(3)"})
-    assert failure("hq_app4") == f"SystemExit: 3 ({folder}/hq_app4.py:1)"
+    why, _, todo = failure("hq_app4").partition("; ")
+    assert why == f"SystemExit: 3 ({folder}/hq_app4.py:1)"
+    assert 'below `if __name__ == "__main__":`' in todo
 
 
 def test_syntax_error_names_its_line(folder):

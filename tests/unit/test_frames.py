@@ -32,7 +32,7 @@ def test_half_a_frame_is_no_frame():
 
 
 def test_parts_come_apart_as_they_went_in():
-    (frame,) = FrameReader().feed(pack_parts(b"J", {"id": "1"}, [b"", b"ab", b"\x00"]))
+    (frame,) = FrameReader().feed(b"".join(pack_parts(b"J", {"id": "1"}, [b"", b"ab", b"\x00"])))
     assert frame.parts() == [b"", b"ab", b"\x00"]
 
 
