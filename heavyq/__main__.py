@@ -13,6 +13,11 @@ from pathlib import Path
 def main() -> int:
     """Run the command line and return its exit code."""
     argv = sys.argv[1:]
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        sys.stderr.write("heavyq: the current folder does not exist any more; go to one that does\n")
+        return 1
     if argv[:1] == ["run"] and not {"--help", "-h"} & set(argv):
         return _run(argv)
     from heavyq.cli.app import main as cli_main

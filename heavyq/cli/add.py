@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from heavyq.cli import say
 from heavyq.cli.catalogue import declared_queues
 from heavyq.cli.flags import takes_place
-from heavyq.cli.place import place_settings
+from heavyq.cli.place import check_queue_name, place_settings
 from heavyq.config import parse_duration
 from heavyq.config.sources import read_flags
 from heavyq.errors import BadValue, JobFailed, UsageError
@@ -46,6 +46,7 @@ def add(
     **options: Any,
 ) -> int:
     """Add a job to a queue."""
+    check_queue_name(queue)
     given = {option: value for option, (value, _) in read_flags(options).items()}
     timeout_s = _timeout_s(timeout, wait=wait)
     data = _parsed(sys.stdin.read() if payload == "-" else payload)

@@ -17,7 +17,7 @@ import typer
 
 from heavyq.cli import say
 from heavyq.config import wants_traceback
-from heavyq.errors import AddUnknown, HeavyqError, RedisRefused, RedisUnavailable, UsageError
+from heavyq.errors import AddUnknown, HeavyqError, RedisRefused, RedisReplyError, RedisUnavailable, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,6 +104,8 @@ def _advice(error: HeavyqError, *, of_a_worker: bool) -> str:
         return ""  # it has its own
     if isinstance(error, RedisUnavailable):
         return " (is Redis running, and is --redis or HEAVYQ_REDIS right?)"
-    return (
-        " (user and password stand in the URL: redis://USER:PASSWORD@HOST)" if isinstance(error, RedisRefused) else ""
-    )
+    if isinstance(error, RedisRefused):
+        return " (user and password stand in the URL: redis://USER:PASSWORD@HOST)"
+    if isinstance(error, RedisReplyError):
+        return " (is the database in the URL one that Redis has, and may this user run scripts?)"
+    return ""

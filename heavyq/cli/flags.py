@@ -25,6 +25,7 @@ _METAVARS: Final = {
     "names": "NAME",
     "url": "URL",
     "text": "TEXT",
+    "label": "TEXT",
     "id": "ID",
 }
 JSON: Final = typer.Option(False, "--json", help="Print one JSON document on stdout.")

@@ -31,9 +31,7 @@ class Place:
         self.prefix = settings.prefix
 
     def key(self, queue: str) -> QueueKey:
-        if not queue or ":" in queue:
-            raise UsageError(f'{queue!r} is no queue name: it is not empty and has no ":"')
-        return QueueKey(self.prefix, queue)
+        return QueueKey(self.prefix, check_queue_name(queue))
 
     def queue_names(self) -> list[str]:
         return [key.name for key in self.client.scan_queues(self.prefix)]
@@ -58,6 +56,13 @@ class Place:
         names = self.queue_names()
         if queue not in names:
             raise JobError(f"there is no queue {queue} under the prefix {self.prefix}{nearest(queue, names)}")
+
+
+def check_queue_name(queue: str) -> str:
+    """Return a queue's name as it was typed. Raises UsageError for what is none."""
+    if not queue or ":" in queue:
+        raise UsageError(f'{queue!r} is no queue name: it is not empty and has no ":"')
+    return queue
 
 
 def read_place(redis: str | None, prefix: str | None) -> Place:

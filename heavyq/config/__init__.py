@@ -13,7 +13,7 @@ Light on purpose: no Redis, no pydantic, no third-party module.
 from __future__ import annotations
 
 from heavyq.config.jobs import JobSettings, job_settings, read_job_options
-from heavyq.config.modules import import_modules, what_was_raised, why_it_does_not_import
+from heavyq.config.modules import import_modules, text_of, what_was_raised, why_it_does_not_import
 from heavyq.config.option import Option
 from heavyq.config.profiles import (
     HEAVY,
@@ -79,6 +79,7 @@ __all__ = [
     "read_job_options",
     "read_queue_options",
     "resolve_queue",
+    "text_of",
     "wants_traceback",
     "what_was_raised",
     "why_it_does_not_import",

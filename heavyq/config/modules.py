@@ -83,11 +83,19 @@ def why_it_does_not_import(error: BaseException, names: Iterable[str] = ()) -> s
 
 def what_was_raised(error: BaseException) -> str:
     """Return one line: what user code raised, and where in it. An error of heavyq's needs no name."""
-    name, text = type(error).__name__, str(error)
+    name, text = type(error).__name__, text_of(error)
     if not isinstance(error, HeavyqError) or not text:
         text = f"{name}: {text}" if text else name
     line, where = text.splitlines()[0], _where(error)
     return f"{line} ({where})" if where else line
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of an error of user code, which may have none, or raise when it is asked."""
+    try:
+        return str(error)
+    except Exception as other:  # noqa: BLE001 - anything may be raised there
+        return f"(no text: its __str__ raises {type(other).__name__})"
 
 
 def _asked_for(missing: str, names: Iterable[str]) -> bool:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 Scope = Literal["queue", "job", "worker"]
-Kind = Literal["int", "bool", "duration", "size", "text", "choice", "names", "url", "keep", "backoff", "id", "moment"]
+Kind = Literal[
+    "int", "bool", "duration", "size", "text", "choice", "names", "label", "url", "keep", "backoff", "id", "moment"
+]
 
 _OFF: Final = frozenset({"none", "off"})
 
@@ -140,6 +142,14 @@ def _read_text(_option: Option, value: Any, _text: bool, _bare: bool) -> str:
     return value.strip()
 
 
+def _read_label(option: Option, value: Any, text: bool, bare: bool) -> str:
+    """Read what becomes part of a connection's name: Redis takes no other characters there."""
+    found = _read_text(option, value, text, bare)
+    if not re.fullmatch(r"[!-~]+", found):
+        raise BadValue(f"{value!r} has a blank or a character outside ASCII: Redis takes neither in a worker's name")
+    return found
+
+
 def _read_choice(option: Option, value: Any, _text: bool, _bare: bool) -> str:
     word = value.strip().lower() if isinstance(value, str) else value
     if word in option.pending:
@@ -203,6 +213,7 @@ _READERS: Final[Mapping[Kind, Callable[[Option, Any, bool, bool], Any]]] = {
     "duration": _read_duration,
     "size": _read_size,
     "text": _read_text,
+    "label": _read_label,
     "choice": _read_choice,
     "names": _read_names,
     "url": _read_url,

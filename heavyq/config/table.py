@@ -223,7 +223,7 @@ _ALL: Final[tuple[Option, ...]] = (
         may_be_off=True,
     ),
     _worker("connect_timeout", "duration", "how long to wait for Redis at start", 10.0, low=0),
-    _worker("name", "text", "the worker's name, shown by BullMQ's lists of workers"),
+    _worker("name", "label", "the worker's name, shown by BullMQ's lists of workers"),
     _worker("burst", "bool", "end when nothing is left to do", default=False),
     _worker("log_format", "choice", "text for people, json for machines", "text", choices=("text", "json")),
     _worker(

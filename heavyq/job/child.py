@@ -27,7 +27,7 @@ from setproctitle import setproctitle
 
 from heavyq.bullmq.job_hash import CHECKPOINT, Unreadable
 from heavyq.bullmq.options import WireOptions
-from heavyq.config import what_was_raised
+from heavyq.config import text_of, what_was_raised
 from heavyq.core.outcome import Failure
 from heavyq.errors import PayloadError
 from heavyq.job import leftovers, wire
@@ -189,9 +189,13 @@ def _process(birth: Birth, channel: Channel, head: Mapping[str, Any], parts: Map
         return Failure("no_processor", f"no processor for jobs named {name!r} (known names: {known})")
     try:
         data = processor.payload_codec.decode(parts[b"data"])
-        info = _info(birth, head, parts, name)
     except PayloadError as error:
-        return Failure("invalid_payload", str(error))
+        return Failure("invalid_payload", str(error)[:DETAIL_MAX])
+    except Exception as error:  # noqa: BLE001 - a validator of the user's may raise anything
+        why = f"the payload of queue {queue.name!r} cannot be read: {_one_line(error)}"
+        return Failure("invalid_payload", why, stack=_trace(error).decode())
+    try:
+        info = _info(birth, head, parts, name)
     except Unreadable as error:
         return Failure("unreadable", str(error))
     job: Job[Any, Any] = Job(info, data, channel.send)
@@ -200,7 +204,7 @@ def _process(birth: Birth, channel: Channel, head: Mapping[str, Any], parts: Map
     except (SystemExit, KeyboardInterrupt) as error:
         return Failure("exit", f"the job ended with {_one_line(error)}", stack=_trace(error).decode())
     except BaseException as error:  # noqa: BLE001 - the job pays, alone
-        detail = str(error)[:DETAIL_MAX] or type(error).__name__
+        detail = text_of(error)[:DETAIL_MAX] or type(error).__name__
         return Failure("exception", detail, stack=_trace(error).decode())
     return _encode(queue, processor.result_codec.encode, value, head["max_result"])
 
@@ -254,8 +258,8 @@ def _cpu_s() -> float:
 
 def _one_line(error: BaseException) -> str:
     """Name and message, as BullMQ shows it first in a stack trace."""
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return text.splitlines()[0][:1000]
+    text = text_of(error)
+    return (f"{type(error).__name__}: {text}" if text else type(error).__name__).splitlines()[0][:1000]
 
 
 def _trace(error: BaseException) -> bytes:

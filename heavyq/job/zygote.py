@@ -152,7 +152,7 @@ def catalogue(prefix: str) -> dict[str, Any]:
 def _refuse_async(function: Callable[..., Any], what: str) -> None:
     for called in (function, type(function).__call__):
         if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
-            name = getattr(function, "__qualname__", function)
+            name = getattr(function, "__qualname__", type(function).__qualname__)
             raise ConfigError(f"{name} ({what}) is `async def`: not built yet; use `def`")
 
 
@@ -282,4 +282,5 @@ def _end(run: Callable[[], int]) -> NoReturn:
 
 
 def _cannot_fork(sock: socket.socket, child: int, error: OSError) -> None:
-    sock.sendall(pack(wire.NOT_FORKED, {"child": child, "error": f"{type(error).__name__}: {error}"}))
+    why = f"cannot fork: {error}; is a limit of processes or memory reached?"
+    sock.sendall(pack(wire.NOT_FORKED, {"child": child, "error": why}))

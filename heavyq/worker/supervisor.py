@@ -241,8 +241,8 @@ class Supervisor:
         control.crew = self._crew
         self._crew.concurrency = self._catalogue.concurrency
         for one in served:
-            name = worker_client_name(one.key, self._settings.name)
-            one.waiter = Waiter(one.key, self._client(name), control.woken, inbox, self._part_died)
+            client = self._client(self._shown_as(one.key))
+            one.waiter = Waiter(one.key, client, control.woken, inbox, self._part_died)
             commands.send(Command(open_queue(one.key)))
         watched = [Watched(s.key, s.settings.stalled_interval_s, s.settings.max_stalled_count) for s in served]
         self._start(
@@ -260,6 +260,14 @@ class Supervisor:
             worker=self._worker_id,
             pid=self._guard_pid,
         )
+
+    def _shown_as(self, key: QueueKey) -> str | None:
+        """Return the name by which BullMQ lists this worker of a queue, None if Redis would not take it."""
+        name = worker_client_name(key, self._settings.name)
+        if name.isascii() and name.isprintable() and " " not in name:
+            return name
+        self._log.warning("no list of workers will show this one: Redis takes no such name", name=name)
+        return None
 
     def _serve(self, key: QueueKey, settings: QueueSettings) -> Served:
         limit = self._catalogue.concurrency if settings.concurrency is None else settings.concurrency

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tests.support.valkey import Valkey
 
 PEAK_BYTES_MAX = 500 * 1024**2
-WHOLE_S = 200.0  # on two free cores it takes half a minute
+WHOLE_S = 200.0  # it uses about 50 s of CPU, and other tests may run beside it
 
 
 @pytest.fixture

@@ -167,6 +167,7 @@ const commands = {
   // One transition of a worker each
   fetch: async (at, { token }) => {
     for (;;) {
+      at.hand().limitUntil = 0; // ask Redis each time, and not what an earlier answer said of a rate limit
       const job = await at.hand().getNextJob(token, { block: false });
       if (!job) {
         return null;

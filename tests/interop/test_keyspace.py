@@ -61,6 +61,24 @@ def test_priorities_in_order_and_first_come_first_served_inside_one(twins: Twins
     assert order == ["6", "2", "5", "1", "3", "4"]
 
 
+def test_markers_are_set_again_after_they_were_popped(twins: Twins) -> None:
+    twins.add(attempts=3)
+    assert twins.pop_markers() == [(b"0", 0.0)]
+    held = twins.fetch()  # for the next idle worker, though nothing waits
+    assert twins.pop_markers() == [(b"0", 0.0)]
+    twins.fail(held)
+    assert twins.pop_markers() == [(b"0", 0.0)]
+    twins.delay(twins.fetch(), 50)
+    twins.pop_markers()
+    twins.add(delay=70)  # the marker is of the earliest of them
+    assert twins.pop_markers() == [(b"1", float(twins.ours.now + 50))]
+    twins.later(60)
+    twins.complete(twins.fetch())
+    twins.pop_markers()
+    assert twins.try_fetch() is None
+    assert twins.pop_markers() == []
+
+
 def test_custom_ids_and_duplicates(twins: Twins) -> None:
     twins.add({"n": 1}, jobId="one")
     twins.add({"n": 2}, jobId="one")  # waits already
@@ -283,7 +301,9 @@ def test_stalled_job_goes_back_at_the_second_look(twins: Twins) -> None:
     held = twins.fetch()
     twins.sweep()
     twins.expire_lock(held)
+    twins.pop_markers()
     twins.sweep()
+    assert twins.pop_markers() == [(b"0", 0.0)]
     again = twins.fetch()
     assert again.id == held.id
     twins.complete(again)
@@ -370,6 +390,11 @@ def test_global_rate_limit_is_counted(twins: Twins) -> None:
     held = twins.fetch()
     twins.fetch()
     assert twins.try_fetch() is None
+    twins.add(delay=10)
+    twins.later(10)
+    twins.pop_markers()
+    assert twins.try_fetch() is None  # promotes all the same
+    assert twins.pop_markers() == [(b"0", 0.0)]
     twins.fail(held)
     for side in (twins.ours, twins.theirs):
         side.raw.delete(side.key("limiter"))  # the window is over

@@ -11,9 +11,11 @@ from pydantic import TypeAdapter
 import heavyq
 from heavyq import JobFailed, Keep, Queue, exponential
 from tests.support.eventually import eventually
+from tests.support.worker import heavyq as run_heavyq
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from heavyq.bullmq.keys import QueueKey
     from tests.interop.node import NodeQueue
@@ -36,6 +38,14 @@ def test_a_node_worker_completes_what_heavyq_added(bull: NodeQueue, jobs: JobQue
     added = [jobs.add("echo", value, remove_on_complete=False) for value in values]
     assert [job.result(timeout=10) for job in added] == values
     assert [job.state() for job in added] == ["completed"] * len(values)
+
+
+def test_the_command_line_waits_for_a_node_worker(bull: NodeQueue, q: QueueKey, valkey: Valkey, tmp_path: Path) -> None:
+    bull("startWorker")
+    here = ("--redis", valkey.url, "--prefix", q.prefix)
+    done = run_heavyq("add", q.name, "echo", '{"x": "é"}', "--wait", "--timeout", "10s", *here, folder=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    assert json.loads(done.out[done.out.index("{") :]) == {"x": "é"}
 
 
 def test_heavyq_gets_the_result_of_a_job_that_node_removed(bull: NodeQueue, jobs: JobQueue) -> None:

@@ -31,7 +31,7 @@ class Walk:
     def run(self) -> None:
         # While one of the two is paused, where BullMQ 5 and 6 keep jobs depends on this.
         self.twins.meta(version=f"bullmq:{self.twins.bull.node.version}")
-        moves: list[tuple[int, Callable[[], None]]] = [
+        moves: list[tuple[int, Callable[[], object]]] = [
             (8, self.add),
             (8, self.fetch),
             (4, self.complete),
@@ -42,6 +42,7 @@ class Walk:
             (1, self.extend),
             (2, self.leave),
             (3, self.twins.sweep),
+            (2, self.twins.pop_markers),
             (1, self.pause_or_resume),
             (3, self.wait),
         ]

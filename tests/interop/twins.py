@@ -149,6 +149,12 @@ class Twins:
         for side in (self.ours, self.theirs):
             side.expire_lock(held.id)
 
+    def pop_markers(self) -> list[tuple[bytes, float]]:
+        """Take what idle workers block on, all of it, so that the next steps show which markers they set."""
+        popped = [side.raw.zpopmin(side.key("marker"), 9) for side in (self.ours, self.theirs)]
+        self._compare("pop markers", *popped)
+        return popped[0]
+
     def sweep(self, *, max_stalled_count: int = 1) -> None:
         """Look for stalled jobs; the interval since the last look is over."""
         for side in (self.ours, self.theirs):
