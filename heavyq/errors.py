@@ -18,7 +18,7 @@ HeavyqError
  │   ├─ ResultGone            result(): the job was removed and its event trimmed
  │   ├─ NoSuchJob             the id is not in the queue
  │   └─ Unreadable            a field of the stored job is not what BullMQ writes there
- ├─ NotInJobProcess       user code: the job API used in a process that the job forked
+ ├─ NotInJobProcess       user code: the job API used in a process that the job forked, or after the job
  └─ ProtocolError         us: a bug in heavyq, please report it
 """
 
@@ -120,7 +120,10 @@ class Unreadable(JobError):  # noqa: N818 - reads as what it is
 
 
 class NotInJobProcess(HeavyqError):  # noqa: N818 - a contract name
-    """The job API was used in a process that the job forked. Send the value back to the job's own process."""
+    """The job API was used in a process that the job forked, or by a thread after the job was over.
+
+    Send the value back to the job's own process; wait for the thread.
+    """
 
 
 class ProtocolError(HeavyqError):

@@ -15,6 +15,7 @@ from heavyq.errors import ProtocolError
 
 START_LIMIT_S = 600.0
 RETIRE_LIMIT_S = 10.0
+CLEAN_LIMIT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +34,17 @@ class Starting:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """It can take jobs. run: the one it has. clean: nothing of an earlier job is left below it."""
+    """It can take jobs.
+
+    run: the one it has. clean: nothing of an earlier job is left below it. over_s: when its last job ended.
+    """
 
     born_s: float
     birth_bytes: int
     run: int | None = None
     clean: bool = True
     jobs_done: int = 0
+    over_s: float = 0.0
 
     @property
     def idle(self) -> bool:
@@ -168,7 +173,7 @@ def _ready(state: Ready, event: ChildEvent, now_s: float, limits: ChildLimits) -
         case RunTaken() if state.idle:
             return replace(state, run=event.run), ()
         case RunOver() if state.run is not None:
-            done = replace(state, run=None, clean=event.clean, jobs_done=state.jobs_done + 1)
+            done = replace(state, run=None, clean=event.clean, jobs_done=state.jobs_done + 1, over_s=now_s)
             why = _worn_out(done, event.charge_bytes, now_s, limits)
             return _retire(why, now_s) if why else (done, ())
         case Cleaned() if event.whole:
@@ -179,6 +184,9 @@ def _ready(state: Ready, event: ChildEvent, now_s: float, limits: ChildLimits) -
             return _retire(event.why, now_s)
         case ChildExited():
             return Gone(failed=False), ()
+        case Ticked() if not state.clean and now_s - state.over_s > CLEAN_LIMIT_S:
+            why = f"it could not clean up after its job within {CLEAN_LIMIT_S:.0f} s"
+            return Retiring(why, now_s + RETIRE_LIMIT_S), (Kill(why),)
         case Ticked():
             return state, ()
         case ChildReady() | RunTaken() | RunOver() | RetireAsked():

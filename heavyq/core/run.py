@@ -196,10 +196,10 @@ Action = SendJob | KillChild | Settle | Release
 
 def begin(facts: JobFacts, *, draining: bool) -> tuple[RunState, tuple[Action, ...]]:
     """Return the first state of a run whose job was just leased."""
+    if facts.duty:  # first: to fail a parent's child without keeping the parent's books would hang the parent
+        return _settle(Defer(facts.duty))
     if facts.unreadable:
         return _settle(Fail(facts.unreadable, None))
-    if facts.duty:
-        return _settle(Defer(facts.duty))
     if facts.deferred:
         return _settle(Fail(facts.deferred, None))
     if draining:

@@ -7,6 +7,7 @@ and a process that the job forks finds the channel closed.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 from collections import deque
@@ -15,6 +16,8 @@ from typing import Any
 
 from heavyq.errors import NotInJobProcess
 from heavyq.linux.frames import Frame, FrameReader, pack
+
+_ALL_SIGNALS = signal.valid_signals()
 
 
 class Channel:
@@ -39,7 +42,17 @@ class Channel:
                 "the job's API works only in the job's own process; return the value from the forked process instead"
             )
         with self._lock:
-            self._sock.sendall(pack(kind, head, body))
+            self._send_whole(pack(kind, head, body))
+
+    def _send_whole(self, data: bytes) -> None:
+        """Send all of it or end: a stop raised by a signal handler of the user's must not leave half a frame."""
+        masked = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+        try:
+            self._sock.sendall(data)
+        except BaseException:  # noqa: BLE001 - the supervisor is gone, or a handler raised in the middle
+            os._exit(1)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
 
     def receive(self) -> Frame | None:
         """Wait for the next frame; None when the supervisor is gone."""

@@ -20,7 +20,6 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from setproctitle import setproctitle
@@ -29,10 +28,11 @@ from heavyq.bullmq.job_hash import CHECKPOINT, Unreadable
 from heavyq.bullmq.options import WireOptions
 from heavyq.config import text_of, what_was_raised
 from heavyq.core.outcome import Failure
-from heavyq.errors import PayloadError
+from heavyq.errors import NotInJobProcess, PayloadError
 from heavyq.job import leftovers, wire
 from heavyq.job.channel import Channel
 from heavyq.job.context import Job, JobInfo
+from heavyq.job.signals import restore_in_forks, shrug
 from heavyq.linux import procfs
 from heavyq.linux.process import become_subreaper, die_with_parent
 from heavyq.queue import registry
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from heavyq.linux.frames import Frame
     from heavyq.queue.queue import Queue
 
-SHRUGGED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 TRACE_MAX = 64 * 1024
 DETAIL_MAX = 4096
 
@@ -60,10 +59,6 @@ class Birth:
     prefix: str
 
 
-def shrug(_signum: int, _frame: FrameType | None) -> None:
-    """Do nothing: a TERM to the whole tree must not end a job. Unlike SIG_IGN it is not inherited by exec."""
-
-
 def main(birth: Birth, sock: socket.socket, log_fd: int) -> int:
     """Run the child's whole life; return its exit code. The caller `_exit`s with it."""
     _be_born(birth, log_fd)
@@ -73,7 +68,7 @@ def main(birth: Birth, sock: socket.socket, log_fd: int) -> int:
             hook()
         except BaseException as error:  # noqa: BLE001 - whatever the user's hook raises is theirs, and is reported
             why = f"@child_start {getattr(hook, '__qualname__', hook)} raised {what_was_raised(error)}"
-            channel.send(wire.NOT_READY, {"error": why}, _trace(error))
+            channel.send(wire.NOT_READY, {"error": why[:DETAIL_MAX]}, _trace(error).encode("utf-8", "replace"))
             return 1
     standing = leftovers.standing()
     channel.send(wire.READY, {"whole": True})
@@ -106,9 +101,8 @@ def _be_born(birth: Birth, log_fd: int) -> None:
         os._exit(1)
     with contextlib.suppress(OSError):
         os.nice(birth.nice)
-    for signum in SHRUGGED:
-        signal.signal(signum, shrug)
-    os.register_at_fork(after_in_child=_unshrug)
+    shrug()
+    restore_in_forks()
     os.dup2(log_fd, 1)
     os.dup2(log_fd, 2)
     os.close(log_fd)
@@ -124,13 +118,6 @@ def _be_born(birth: Birth, log_fd: int) -> None:
     if (tempfile := sys.modules.get("tempfile")) is not None:
         setattr(tempfile, "tempdir", None)  # noqa: B010 - a module's; it may have been asked, and remembered, in the zygote
     _tell_log_records()
-
-
-def _unshrug() -> None:
-    """In processes that the job forks, TERM and INT mean what they always do: Pool.terminate() relies on it."""
-    for signum in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # ---- one job ----------------------------------------------------------------------------------------------
@@ -166,10 +153,11 @@ def _run_one(birth: Birth, channel: Channel, frame: Frame, standing: frozenset[i
         "cpu_s": round(cpu_s - cpu_before_s, 6),
         "wall_s": round(time.monotonic() - started_s, 6),
     }
+    # From here to the report nothing may raise: the job is done.
     clean = leftovers.none_left(standing, birth.workdir)  # looks only: a result must not wait for the removal
     about = {"run": head["run"], "clean": clean, "usage": usage, "cpu_total_s": round(cpu_s, 6)}
     if isinstance(result, Failure):
-        about |= {"reason": result.reason, "detail": result.detail}
+        about |= {"reason": result.reason, "detail": result.detail[:DETAIL_MAX]}
         channel.send(wire.FAILURE, about, (result.stack or "").encode("utf-8", "replace"))
     else:
         channel.send(wire.RESULT, about, result)
@@ -179,6 +167,21 @@ def _run_one(birth: Birth, channel: Channel, frame: Frame, standing: frozenset[i
     return leftovers.remove_processes(standing) and leftovers.empty(birth.workdir)
 
 
+class _Sender:
+    """What a `Job` sends through. Closed when its function has returned: the child goes on to other jobs."""
+
+    def __init__(self, channel: Channel, run: int) -> None:
+        self._channel, self._run, self._closed = channel, run, False
+
+    def send(self, kind: bytes, body: bytes) -> None:
+        if self._closed:
+            raise NotInJobProcess("this job is over: its function has returned (a thread that it left behind?)")
+        self._channel.send(kind, None, wire.with_run(self._run, body))
+
+    def close(self) -> None:
+        self._closed = True
+
+
 def _process(birth: Birth, channel: Channel, head: Mapping[str, Any], parts: Mapping[bytes, bytes]) -> bytes | Failure:
     """Find the function, check the payload, call it, encode its result: each can fail in its own way."""
     queue = registry.queue_of(head["prefix"], head["queue"])
@@ -186,26 +189,29 @@ def _process(birth: Birth, channel: Channel, head: Mapping[str, Any], parts: Map
     processor = queue.processor_of(name)
     if processor is None:
         known = ", ".join(sorted(n for n in queue.processors if n)) or "none"
-        return Failure("no_processor", f"no processor for jobs named {name!r} (known names: {known})")
+        return Failure("no_processor", f"no processor for jobs named {name[:100]!r} (known names: {known[:1000]})")
     try:
         data = processor.payload_codec.decode(parts[b"data"])
     except PayloadError as error:
         return Failure("invalid_payload", str(error)[:DETAIL_MAX])
     except Exception as error:  # noqa: BLE001 - a validator of the user's may raise anything
         why = f"the payload of queue {queue.name!r} cannot be read: {_one_line(error)}"
-        return Failure("invalid_payload", why, stack=_trace(error).decode())
+        return Failure("invalid_payload", why, stack=_trace(error))
     try:
         info = _info(birth, head, parts, name)
     except Unreadable as error:
         return Failure("unreadable", str(error))
-    job: Job[Any, Any] = Job(info, data, channel.send)
+    sender = _Sender(channel, head["run"])
+    job: Job[Any, Any] = Job(info, data, sender.send)
     try:
         value = processor.function(job)
     except (SystemExit, KeyboardInterrupt) as error:
-        return Failure("exit", f"the job ended with {_one_line(error)}", stack=_trace(error).decode())
+        return Failure("exit", f"the job ended with {_one_line(error)}", stack=_trace(error))
     except BaseException as error:  # noqa: BLE001 - the job pays, alone
         detail = text_of(error)[:DETAIL_MAX] or type(error).__name__
-        return Failure("exception", detail, stack=_trace(error).decode())
+        return Failure("exception", detail, stack=_trace(error))
+    finally:
+        sender.close()
     return _encode(queue, processor.result_codec.encode, value, head["max_result"])
 
 
@@ -262,7 +268,7 @@ def _one_line(error: BaseException) -> str:
     return (f"{type(error).__name__}: {text}" if text else type(error).__name__).splitlines()[0][:1000]
 
 
-def _trace(error: BaseException) -> bytes:
+def _trace(error: BaseException) -> str:
     """`Name: message`, then Python's traceback without the frames that are ours."""
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [f for f in frames if f.filename != __file__] or frames
@@ -270,8 +276,8 @@ def _trace(error: BaseException) -> bytes:
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if cause is not None:
         text += "caused by:\n" + "".join(traceback.format_exception(cause))
-    raw = text.rstrip().encode("utf-8", "replace")
-    return raw if len(raw) <= TRACE_MAX else raw[: TRACE_MAX // 2] + b"\n...\n" + raw[-TRACE_MAX // 2 :]
+    text = text.rstrip()
+    return text if len(text) <= TRACE_MAX else text[: TRACE_MAX // 2] + "\n...\n" + text[-TRACE_MAX // 2 :]
 
 
 def _tell_log_records() -> None:

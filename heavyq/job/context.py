@@ -57,7 +57,7 @@ class Job(Generic[P, R]):
     progress: the last value that was sent.
     """
 
-    def __init__(self, info: JobInfo, data: P, send: Callable[..., None]) -> None:
+    def __init__(self, info: JobInfo, data: P, send: Callable[[bytes, bytes], None]) -> None:
         self._info = info
         self._send = send
         self.data: P = data
@@ -113,12 +113,12 @@ class Job(Generic[P, R]):
         raw = to_json(value)
         if len(raw) > PROGRESS_BYTES_MAX:
             raise ValueError(f"progress of {len(raw)} bytes: at most {PROGRESS_BYTES_MAX} are taken")
-        self._send(wire.PROGRESS, None, raw)
+        self._send(wire.PROGRESS, raw)
         self.progress = value
 
     def log(self, row: str) -> None:
         """Add a row to the job's log, which Bull Board and `heavyq logs` show; cut at 8 KiB."""
-        self._send(wire.LOG, None, str(row)[:LOG_ROW_MAX].encode("utf-8", "replace"))
+        self._send(wire.LOG, str(row)[:LOG_ROW_MAX].encode("utf-8", "replace"))
 
     def save_checkpoint(self, value: Any) -> None:
         """Save where the job stands: JSON of at most 1 MiB. The next run finds it in `checkpoint`.
@@ -131,5 +131,5 @@ class Job(Generic[P, R]):
             raise ValueError(
                 f"checkpoint of {len(raw)} bytes: at most {CHECKPOINT_BYTES_MAX} are taken; save a path instead"
             )
-        self._send(wire.CHECKPOINT, None, raw)
+        self._send(wire.CHECKPOINT, raw)
         self.checkpoint = value

@@ -31,8 +31,12 @@ def left_since(before: frozenset[int]) -> list[int]:
 
 
 def none_left(before: frozenset[int], workdir: Path) -> bool:
-    """Tell whether the job left nothing: no process below us, no file in its workdir."""
-    return not left_since(before) and not any(os.scandir(workdir))
+    """Tell whether the job left nothing: no process below us, no file in its workdir. Never raises."""
+    try:
+        with os.scandir(workdir) as entries:
+            return not left_since(before) and not any(entries)
+    except OSError:  # the job moved or removed its workdir: `empty` makes it anew
+        return False
 
 
 def remove_processes(before: frozenset[int]) -> bool:
@@ -54,15 +58,17 @@ def remove_processes(before: frozenset[int]) -> bool:
 
 
 def empty(workdir: Path) -> bool:
-    """Remove what the job left in its workdir; True when it is empty."""
-    with os.scandir(workdir) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path, ignore_errors=True)
+    """Remove what the job left in its workdir, or make it anew; True when it is there and empty."""
+    try:
+        workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in list(workdir.iterdir()):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
             else:
-                with contextlib.suppress(OSError):
-                    os.unlink(entry.path)
-    return not any(os.scandir(workdir))
+                path.unlink(missing_ok=True)
+        return not any(workdir.iterdir())
+    except OSError:
+        return False
 
 
 def _tracker_pid() -> int | None:

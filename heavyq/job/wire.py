@@ -5,6 +5,8 @@ Owns the letters and the fields; `linux.frames` owns the bytes. Shared by both e
 
 from __future__ import annotations
 
+import struct
+
 from heavyq.bullmq.job_hash import CHECKPOINT as CHECKPOINT_FIELD
 
 # supervisor -> zygote
@@ -26,8 +28,20 @@ READY = b"R"  # born and hooks run, or: cleaned up after a job. head: {whole}
 NOT_READY = b"X"  # head: {error}; body: traceback text. The child ends after it
 RESULT = b"r"  # head: {run, clean, usage, cpu_total_s}; body: the result's JSON
 FAILURE = b"f"  # head: {run, clean, usage, cpu_total_s, reason, detail}; body: traceback text
-PROGRESS = b"p"  # body: JSON
-LOG = b"l"  # body: one row of text
-CHECKPOINT = b"c"  # body: JSON
+PROGRESS = b"p"  # body: the run, then JSON
+LOG = b"l"  # body: the run, then one row of text
+CHECKPOINT = b"c"  # body: the run, then JSON
 
 JOB_PARTS = (b"name", b"data", b"opts", b"timestamp", b"progress", CHECKPOINT_FIELD.encode())
+
+_RUN = struct.Struct("!Q")
+
+
+def with_run(run: int, body: bytes) -> bytes:
+    """Put the run's number before a body: a thread that a job left behind must not write into the next one."""
+    return _RUN.pack(run) + body
+
+
+def split_run(body: bytes) -> tuple[int, bytes]:
+    """Take apart what `with_run` put together."""
+    return _RUN.unpack_from(body)[0], body[_RUN.size :]

@@ -30,6 +30,7 @@ from setproctitle import setproctitle
 from heavyq.config import import_modules, what_was_raised, why_it_does_not_import
 from heavyq.errors import ConfigError
 from heavyq.job import wire
+from heavyq.job.signals import shrug
 from heavyq.linux.frames import Frame, FrameReader, pack
 from heavyq.linux.process import close_quietly, die_with_parent
 from heavyq.queue import connection, registry
@@ -54,10 +55,7 @@ def main(sock: socket.socket, supervisor_pid: int) -> int:
     die_with_parent(signal.SIGKILL)
     if os.getppid() != supervisor_pid:
         return 1
-    from heavyq.job.child import SHRUGGED, shrug
-
-    for signum in SHRUGGED:
-        signal.signal(signum, shrug)
+    shrug()
     setproctitle("heavyq zygote")
     sock.set_inheritable(False)
     for stream in (sys.stdout, sys.stderr):
@@ -72,7 +70,9 @@ def main(sock: socket.socket, supervisor_pid: int) -> int:
     try:
         catalogue = _load(config)
     except BaseException as error:  # noqa: BLE001 - a module may raise anything, SystemExit too
-        sock.sendall(pack(wire.BROKEN, {"error": why_it_does_not_import(error, config["modules"])}, _trace(error)))
+        sock.sendall(
+            pack(wire.BROKEN, {"error": why_it_does_not_import(error, config["modules"])[:4096]}, _trace(error))
+        )
         return ConfigError.exit_code
     gc.collect()
     gc.freeze()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ def pack_parts(kind: bytes, head: Mapping[str, Any], parts: Sequence[bytes]) -> 
 
 
 class FrameReader:
-    """Cuts a byte stream into frames. Sans-IO: `feed` what was received, iterate what is whole.
+    """Cuts a byte stream into frames. Sans-IO.
 
     body_max: bytes; a longer body raises ProtocolError before it is buffered.
     """
@@ -61,31 +61,28 @@ class FrameReader:
         self._buffer = bytearray()
         self._body_max = body_max
 
-    def feed(self, data: bytes) -> Iterator[Frame]:
-        """Take what was received; yield the frames that are whole now."""
-        buffer = self._buffer
+    def feed(self, data: bytes) -> list[Frame]:
+        """Take what was received; return the frames that are whole now.
+
+        A list, not a generator: what is done about a frame may lead to the next `feed`.
+        """
+        buffer, frames = self._buffer, []
         buffer += data
         at, end = 0, len(buffer)
-        try:
-            while end - at >= _LAYOUT.size:
-                kind, n_head, n_body = _LAYOUT.unpack_from(buffer, at)
-                if n_head > HEAD_MAX or n_body > self._body_max:
-                    raise ProtocolError(f"frame {kind!r} of {n_head}+{n_body} bytes is over the limit")
-                start = at + _LAYOUT.size
-                stop = start + n_head + n_body
-                if stop > end:
-                    break
-                with memoryview(buffer) as view:  # a body may be large: copied once
-                    raw, body = bytes(view[start : start + n_head]), bytes(view[start + n_head : stop])
-                at = stop
-                yield Frame(kind, _head(raw), body)
-        finally:
-            del buffer[:at]
-
-    @property
-    def holds_part(self) -> bool:
-        """True when a frame has begun and is not whole."""
-        return bool(self._buffer)
+        while end - at >= _LAYOUT.size:
+            kind, n_head, n_body = _LAYOUT.unpack_from(buffer, at)
+            if n_head > HEAD_MAX or n_body > self._body_max:
+                raise ProtocolError(f"frame {kind!r} of {n_head}+{n_body} bytes is over the limit")
+            start = at + _LAYOUT.size
+            stop = start + n_head + n_body
+            if stop > end:
+                break
+            with memoryview(buffer) as view:  # a body may be large: copied once
+                raw, body = bytes(view[start : start + n_head]), bytes(view[start + n_head : stop])
+            frames.append(Frame(kind, _head(raw), body))
+            at = stop
+        del buffer[:at]
+        return frames
 
 
 def _head(raw: bytes) -> Mapping[str, Any]:
@@ -93,7 +90,7 @@ def _head(raw: bytes) -> Mapping[str, Any]:
         return {}
     try:
         head = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProtocolError(f"frame head is not JSON: {error}") from error
     if not isinstance(head, dict):
         raise ProtocolError("frame head is not an object")

@@ -79,10 +79,18 @@ def is_resource_tracker(pid: int) -> bool:
     return False
 
 
-def kill_pid(pid: int, signum: int = signal.SIGKILL) -> None:
-    """Signal a process that may be gone. Only for our own unreaped children: their pid cannot be reused."""
-    with contextlib.suppress(ProcessLookupError):
+def kill_pid(pid: int, signum: int = signal.SIGKILL) -> bool:
+    """Signal a process that may be gone; False if we may not (it has become another user: sudo).
+
+    Only for our own unreaped children: their pid cannot be reused.
+    """
+    try:
         os.kill(pid, signum)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return True
 
 
 def kill_all_below(spare: Iterable[int] = (), *, tick: Callable[[], None] | None = None) -> int:
@@ -97,8 +105,7 @@ def kill_all_below(spare: Iterable[int] = (), *, tick: Callable[[], None] | None
         ours = [pid for pid in children_of(os.getpid()) if pid not in spared]
         if not ours:
             return reaped
-        for pid in ours:
-            kill_pid(pid)
+        spared.update(pid for pid in ours if not kill_pid(pid))  # not in our power: do not wait for it
         for pid in ours:
             reaped += _reap_soon(pid)
         if tick:

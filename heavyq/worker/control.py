@@ -16,6 +16,8 @@ import structlog
 
 from heavyq.bullmq.keys import QueueKey
 from heavyq.bullmq.lease import LeasedJob, LeaseRefused, LeaseReply, NothingToLease
+from heavyq.bullmq.op import Op
+from heavyq.bullmq.ops import Settled
 from heavyq.bullmq.ops.checkpoint import checkpoint
 from heavyq.bullmq.ops.lease import lease
 from heavyq.bullmq.ops.progress import progress
@@ -50,6 +52,7 @@ class Served:
 
     held: runs and unanswered leases. may_have_work: a lease is worth asking for. due_ms: when its earliest
     delayed job is due. asleep_until_s: it is rate limited until then. empty_since_s: when a lease found nothing.
+    marker_taken: its marker was popped, and nobody has leased since.
     """
 
     key: QueueKey
@@ -62,6 +65,7 @@ class Served:
     due_ms: int | None = None
     asleep_until_s: float = 0.0
     empty_since_s: float = 0.0
+    marker_taken: bool = False
 
     def worth_asking(self, now_s: float) -> bool:
         """True when a lease may find a job: there is work as far as is known, or nobody has looked for a while.
@@ -117,8 +121,14 @@ class Control:
     def _dispatch(self) -> None:
         """Give leased jobs to children, lease for what is free, arm the waiters: once a turn, if anything changed."""
         self._place_waiting()
-        if self.draining:
-            return
+        if not self.draining:
+            self._lease_what_is_free()
+        for served in self.served:
+            if served.marker_taken:  # not for us now: another worker may want it
+                served.marker_taken = False
+                self._commands.send(Command(wake(served.key)))
+
+    def _lease_what_is_free(self) -> None:
         free = self._free_seats()
         while free > 0 and (served := self._next_queue()) is not None:
             self._commands.send(self._lease_command(served))
@@ -152,6 +162,7 @@ class Control:
         op = {"token": token, "now_ms": epoch_ms(), "lock_ms": served.lock_ms, "worker_name": self._name}
         self._asked += 1
         served.held += 1
+        served.marker_taken = False
         return Command(
             lease(served.key, **op),  # type: ignore[arg-type]
             lambda reply: self._leased(served, reply, asked_s),
@@ -212,7 +223,7 @@ class Control:
 
     @staticmethod
     def _is_idle(child: ChildProcess) -> bool:
-        return isinstance(child.state, child_life.Ready) and child.state.idle
+        return child.killed_by_us is None and isinstance(child.state, child_life.Ready) and child.state.idle
 
     def _assign(self, run: Run, child: ChildProcess) -> None:
         run.child = child.number
@@ -244,8 +255,7 @@ class Control:
         served.waiter.busy = False
         limited = served.asleep_until_s > monotonic_s()
         served.may_have_work = not limited
-        if popped and (self.draining or limited or self._free_seats() == 0 or served.held >= served.limit):
-            self._commands.send(Command(wake(key)))  # not for us now: another worker may want it
+        served.marker_taken |= popped
         self.changed = True
 
     def swept(self, key: QueueKey) -> None:
@@ -313,9 +323,19 @@ class Control:
         self._note_end(run, settlement)
         if run in self._waiting:
             self._waiting.remove(run)
-        settle = Command(settle_op(run, settlement), lambda reply: self._settled(run, reply))
+        settle = Command(self._settle_op(run, settlement), lambda reply: self._settled(run, reply))
         following = self._lease_behind(run)
         self._commands.send(settle, *following)
+
+    def _settle_op(self, run: Run, settlement: life.Settlement) -> Op[Settled]:
+        """Return the operation; what a stranger's fields make impossible to tell is left out, the outcome never."""
+        try:
+            return settle_op(run, settlement)
+        except Exception as error:  # noqa: BLE001 - one job's fields must not end the worker
+            self._log.error("the job's own fields are left out of its outcome", **_about(run), error=repr(error)[:500])
+            bare = Failure("unreadable", f"its fields cannot be written back: {type(error).__name__}")
+            run.forget_fields()
+            return settle_op(run, life.Fail(bare, None))
 
     def _lease_behind(self, run: Run) -> tuple[Command, ...]:
         """Return the lease that goes with a settlement in one round trip, for the seat that falls free with it."""
@@ -370,19 +390,24 @@ class Control:
         self.changed = True
 
     def child_said(self, child: ChildProcess, frame: Frame) -> None:
-        """A frame about the child's job."""
+        """A frame about the child's job. Of a run that is over, what is still on the way counts for nothing."""
         run = self._run_of(child)
-        if run is None:  # its run is over: what is still on the way counts for nothing
+        if run is None:
+            return
+        if frame.kind in {wire.RESULT, wire.FAILURE}:
+            self._reported(run, child, frame)
+            return
+        number, value = wire.split_run(frame.body)
+        if number != run.number:
             return
         match frame.kind:
             case wire.PROGRESS:
-                self._progressed(run, frame.body)
+                self._progressed(run, value)
             case wire.LOG:
-                self._take_row(run, frame.body.decode("utf-8", "replace"))
+                self._take_row(run, value.decode("utf-8", "replace"))
             case wire.CHECKPOINT:
-                self._commands.send_latest(("checkpoint", run.number), lambda: checkpoint(run.job.lease, frame.body))
-            case wire.RESULT | wire.FAILURE:
-                self._reported(run, child, frame)
+                key = ("checkpoint", run.number)
+                self._commands.send_latest(key, lambda: checkpoint(run.job.lease, value))
             case _:
                 raise ProtocolError(f"unknown frame {frame.kind!r}")
 
@@ -521,6 +546,6 @@ def _about(run: Run) -> dict[str, Any]:
 def _leaving(child: ChildProcess) -> bool:
     """True for a child without a run that cannot take one either: it still holds its seat."""
     state = child.state
-    return isinstance(state, child_life.Retiring) or (
-        isinstance(state, child_life.Ready) and state.run is None and not state.clean
-    )
+    if isinstance(state, child_life.Ready) and state.run is None:
+        return not state.clean or child.killed_by_us is not None
+    return isinstance(state, child_life.Retiring)

@@ -6,11 +6,10 @@ births, frames and deaths. Leases nothing and settles nothing. `core.child` deci
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,21 @@ import structlog
 from heavyq.config import wants_traceback
 from heavyq.core import child as life
 from heavyq.core.outcome import Failure, exited, killed_by_signal
-from heavyq.errors import ProtocolError
+from heavyq.errors import ConfigError, HeavyqError
 from heavyq.job import wire
 from heavyq.linux import procfs
 from heavyq.linux.clock import monotonic_s
 from heavyq.linux.frames import Frame, pack
 from heavyq.linux.process import children_of
 from heavyq.worker.loop import Loop
+from heavyq.worker.nursery import Nursery, NurseryEvents
 from heavyq.worker.process import ChildProcess
-from heavyq.worker.sweeper import Sweeper
-from heavyq.worker.zygote import Zygote, ZygoteEvents
+from heavyq.worker.sweeper import Remover, Sweeper
+from heavyq.worker.zygote import ZygoteEvents
 
 FAILURES_IN_A_ROW_MAX = 5
 _PAUSE_FIRST_S = 0.1
+_LONG_LIFE_S = 60.0  # a zygote that lived so long had imported well: its end begins a new count
 _CLOSED_TICKS = 3  # a process that dies closes its files a while before its pidfd tells of it
 
 
@@ -57,54 +58,41 @@ class CrewEvents:
 class Crew:
     """All processes of one worker below its supervisor."""
 
-    def __init__(self, loop: Loop, sweeper: Sweeper, base: Path, events: CrewEvents) -> None:
-        self._loop, self._sweeper, self._base, self._events = loop, sweeper, base, events
+    def __init__(self, loop: Loop, sweeper: Sweeper, remover: Remover, base: Path, events: CrewEvents) -> None:
+        self._loop, self._sweeper, self._remover = loop, sweeper, remover
+        self._base, self._events = base, events
         self.concurrency = 1  # how many children; known once the modules are imported
         self.children: dict[int, ChildProcess] = {}
         self._by_pid: dict[int, ChildProcess] = {}
-        self._zygotes: list[Zygote] = []
         self._condemned: set[int] = set()
         self._next_number = 1
         self._failures = 0
         self._not_before_s = 0.0
-        self.fatal: tuple[int, str] | None = None
+        self._leaving = False
+        self._judge_soon = False
+        self.fatal: HeavyqError | None = None
         self._log = structlog.get_logger().bind(thread="control")
-
-    # ---- the zygote
+        self._nursery: Nursery
 
     def start_zygote(self, config: Mapping[str, Any], events: ZygoteEvents, *, threads: int) -> None:
         """Start the first zygote; a later one replaces it with the same configuration if it dies."""
-        self._config, self._threads = config, threads
-        self._zygote_events = ZygoteEvents(
-            catalogue=events.catalogue,
-            broken=events.broken,
-            line=events.line,
-            forked=self._forked,
-            not_forked=self._not_forked,
+        self._nursery = Nursery(
+            self._loop,
+            config,
+            replace(events, forked=self._forked, not_forked=self._not_forked),
+            NurseryEvents(failed=self._zygote_failed, given_up=self._give_up, renewed=self._renew),
+            threads=threads,
+            options_of=_fork_options,
         )
-        self._zygotes.append(Zygote(self._loop, config, self._zygote_events, threads=threads))
-
-    def _judge_zygotes(self) -> None:
-        for zygote in tuple(self._zygotes):
-            code = zygote.reap()
-            if code is None:
-                continue
-            if zygote is self._zygotes[-1] and not self.fatal and not self._leaving:
-                self._count_failure(f"the zygote ended ({_ending(code)})", exit_code=3)
-                if self.fatal:
-                    return
-                self._zygotes.append(Zygote(self._loop, self._config, self._zygote_events, threads=self._threads))
-            if zygote.closed:  # only now is it sure that no middle process of it will answer
-                self._zygotes.remove(zygote)
-                for child in zygote.unanswered.values():
-                    if child.number in self.children:
-                        self._request(child, fresh_channel=True)
-
-    _leaving = False
+        self._nursery.start()
 
     def leave(self) -> None:
-        """The worker ends: a zygote that dies is not replaced."""
+        """The worker ends: a zygote that dies is not replaced, a child that is not forked yet never is."""
         self._leaving = True
+        self._nursery.leave()
+        for child in tuple(self.children.values()):
+            if child.pid is None:
+                self._give_up(child)
 
     # ---- making children
 
@@ -113,31 +101,37 @@ class Crew:
         """False for a moment after a failed start, so that failures do not spin."""
         return monotonic_s() >= self._not_before_s and not self._leaving
 
-    def make(self, kind: ChildKind) -> ChildProcess:
-        """Ask for a child of this kind; `ready` or `died` follows."""
+    def make(self, kind: ChildKind) -> None:
+        """Ask for a child of this kind; `ready` or `died` follows, or a failed start is counted."""
         taken = {c.slot for c in self.children.values()}
         slot = next(n for n in range(self.concurrency) if n not in taken)
         number = self._next_number
         self._next_number += 1
         workdir = self._base / f"child-{number}"
-        workdir.mkdir(mode=0o700)
-        child = ChildProcess(number, slot, kind, kind.limits, workdir, monotonic_s())
+        try:
+            workdir.mkdir(mode=0o700, parents=True)
+            child = ChildProcess(number, slot, kind, kind.limits, workdir, self._loop.now_s)
+        except OSError as error:  # no space, no descriptors: the worker waits, it does not end
+            self._count_failure(f"{type(error).__name__}: {error}")
+            return
         self.children[number] = child
-        child.watch(self._loop, self._frame, self._events.line)
-        self._request(child, fresh_channel=False)
-        return child
+        child.watch(self._loop, self._frame, self._events.line, self._broken)
+        self._nursery.ask(child)
 
-    def _request(self, child: ChildProcess, *, fresh_channel: bool) -> None:
-        if fresh_channel:
-            child.close_channel()
-            child.open_channel()
-            child.watch(self._loop, self._frame, self._events.line)
-        kind = child.kind
-        assert isinstance(kind, ChildKind)
-        self._zygotes[-1].fork(child, {"nice": kind.nice, "oom_score_adj": kind.oom_score_adj})
+    def _renew(self, child: ChildProcess) -> None:
+        child.close_channel()
+        child.open_channel()
+        child.watch(self._loop, self._frame, self._events.line, self._broken)
+
+    def _give_up(self, child: ChildProcess) -> None:
+        if child.number in self.children:
+            child.start_error = "it was never forked"
+            self._gone(child, exited(1))
 
     def _forked(self, number: int, pid: int) -> None:
-        child = self.children[number]
+        child = self.children.get(number)
+        if child is None:  # given up meanwhile: it falls to us as a stray
+            return
         child.close_their_ends()
         child.pid = pid
         child.pidfd = os.pidfd_open(pid)  # works on a zombie too
@@ -145,32 +139,39 @@ class Crew:
         self._loop.watch(child.pidfd, lambda: self._maybe_died(child))
 
     def _not_forked(self, number: int, error: str) -> None:
-        child = self.children[number]
-        child.start_error = error
-        self._gone(child, exited(1))
+        child = self.children.get(number)
+        if child is not None:
+            child.start_error = error
+            self._gone(child, exited(1))
 
-    def _count_failure(self, what: str, *, exit_code: int) -> None:
+    def _zygote_failed(self, what: str, lived_s: float) -> None:
+        if lived_s > _LONG_LIFE_S:
+            self._failures = 0
+        self._count_failure(what, fatal=ConfigError)
+
+    def _count_failure(self, what: str, fatal: type[HeavyqError] = HeavyqError) -> None:
         self._failures += 1
         self._not_before_s = monotonic_s() + _PAUSE_FIRST_S * 2**self._failures
         self._log.error("a process could not be started", why=what, in_a_row=self._failures)
         if self._failures >= FAILURES_IN_A_ROW_MAX:
-            self.fatal = (exit_code, f"{self._failures} starts failed in a row; the last: {what}")
+            self.fatal = fatal(f"{self._failures} starts failed in a row; the last: {what}")
 
     # ---- frames
 
     def _frame(self, child: ChildProcess, frame: Frame) -> None:
-        try:
-            if frame.kind == wire.READY:
-                self._ready(child, frame)
-            elif frame.kind == wire.NOT_READY:
-                child.start_error = frame.head["error"]
-                if wants_traceback(os.environ):
-                    self._log.error("traceback of the start\n" + frame.body.decode("utf-8", "replace"))
-            else:
-                self._events.report(child, frame)
-        except ProtocolError as error:
-            self._log.error("a child broke the protocol: killing it", child=child.number, error=str(error))
-            self.kill(child, f"it broke the protocol: {error}")
+        if frame.kind == wire.READY:
+            self._ready(child, frame)
+        elif frame.kind == wire.NOT_READY:
+            child.start_error = frame.head["error"]
+            if wants_traceback(os.environ):
+                self._log.error("traceback of the start\n" + frame.body.decode("utf-8", "replace"))
+        else:
+            self._events.report(child, frame)
+
+    def _broken(self, child: ChildProcess, error: Exception) -> None:
+        """What a child sent makes no sense: the job pays, alone."""
+        self._log.error("a child broke the protocol: killing it", child=child.number, error=repr(error)[:500])
+        self.kill(child, f"it broke the protocol: {type(error).__name__}: {error}"[:500])
 
     def _ready(self, child: ChildProcess, frame: Frame) -> None:
         if isinstance(child.state, life.Starting):
@@ -190,7 +191,7 @@ class Crew:
 
     def apply(self, child: ChildProcess, event: life.ChildEvent) -> None:
         """Let `core.child` decide, and perform."""
-        child.state, actions = life.decide(child.state, event, monotonic_s(), child.limits)
+        child.state, actions = life.decide(child.state, event, self._loop.now_s, child.limits)
         for action in actions:
             match action:
                 case life.AskExit():
@@ -214,7 +215,13 @@ class Crew:
                 self.kill(child, "it closed its channel to the worker")
             child.release_lines()
             self.apply(child, life.Ticked())
+        self._nursery.tick(may_start=self.may_make and self.fatal is None)
         self.judge()
+
+    def turned(self) -> None:
+        """The loop went round: look below if a death has left orphans to us."""
+        if self._judge_soon:
+            self.judge()
 
     # ---- deaths
 
@@ -223,12 +230,12 @@ class Crew:
 
         In this order, or quick deaths are misjudged: list, then hear the zygote's names, then judge that list.
         """
+        self._judge_soon = False
         while True:
             listed = children_of(os.getpid())
-            for zygote in self._zygotes:
-                zygote.drain()
-            self._judge_zygotes()
-            zygotes = {z.pid for z in self._zygotes}
+            zygotes = self._nursery.pids
+            self._nursery.drain()
+            self._nursery.reap()
             strays = [pid for pid in listed if pid not in self._by_pid and pid not in zygotes]
             found = False
             for pid in strays:
@@ -261,8 +268,7 @@ class Crew:
             return
         if pid == 0:
             return
-        with contextlib.suppress(ProtocolError):
-            child.drain()
+        child.drain()
         self._gone(child, _cause(os.waitstatus_to_exitcode(status), child.killed_by_us), cpu_s)
 
     def _gone(self, child: ChildProcess, failure: Failure, cpu_s: float | None = None) -> None:
@@ -273,11 +279,17 @@ class Crew:
         child.close_channel()
         del self.children[child.number]
         self.apply(child, life.ChildExited())
-        self._sweeper.remove(child.workdir)
-        if isinstance(child.state, life.Gone) and child.state.failed:
-            self._count_failure(child.start_error or failure.detail, exit_code=1)
+        self._remover.remove(child.workdir)
+        if isinstance(child.state, life.Gone) and child.state.failed and not self._leaving:
+            self._count_failure(child.start_error or failure.detail)
         self._events.died(child, failure, cpu_s)
-        self.judge()  # what it left behind fell to us, and no signal tells of that
+        self._judge_soon = True  # what it left behind fell to us, and no signal tells of that
+
+
+def _fork_options(child: ChildProcess) -> Mapping[str, Any]:
+    kind = child.kind
+    assert isinstance(kind, ChildKind)
+    return {"nice": kind.nice, "oom_score_adj": kind.oom_score_adj}
 
 
 def _cause(code: int, killed_by_us: str | None) -> Failure:
@@ -286,7 +298,3 @@ def _cause(code: int, killed_by_us: str | None) -> Failure:
     if code < 0:
         return killed_by_signal(-code, signal.Signals(-code).name if -code in set(signal.Signals) else str(-code))
     return exited(code)
-
-
-def _ending(code: int) -> str:
-    return f"exit code {code}" if code >= 0 else f"signal {-code}"

@@ -73,6 +73,7 @@ def guarded(supervise: Callable[[Pulse], int]) -> int:
     not_ours = children_of(os.getpid())  # `sidecar & exec heavyq run`: it was here before us
     become_subreaper()
     signal.signal(signal.SIGTSTP, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # it may be inherited ignored: then nobody can be waited for
     signal.pthread_sigmask(signal.SIG_BLOCK, {*FORWARDED, signal.SIGCHLD})
     pulse = Pulse()
     guard_pid = os.getpid()
@@ -106,7 +107,19 @@ def _be_supervisor(supervise: Callable[[Pulse], int], pulse: Pulse, guard_pid: i
 
 
 def _watch(supervisor: int, pulse: Pulse, not_ours: list[int]) -> int:
-    """Forward, reap and count ticks until the supervisor is dead; then kill what is left below."""
+    """Wait for the supervisor's end, kill what is left below, and return the worker's exit code."""
+    try:
+        status = _until_dead(supervisor, pulse)
+    finally:
+        kill_all_below(spare=not_ours)
+    if os.WIFEXITED(status):
+        return os.WEXITSTATUS(status)
+    _say(f"the supervisor was killed by signal {os.WTERMSIG(status)}; all below it was killed too")
+    return 1
+
+
+def _until_dead(supervisor: int, pulse: Pulse) -> int:
+    """Forward signals, reap, and count ticks until the supervisor is dead; return its wait status."""
     signals = {*FORWARDED, signal.SIGCHLD}
     ignored = {s for s in FORWARDED if signal.getsignal(s) is signal.SIG_IGN}  # nohup
     stalled_ticks, last_count = 0, -1
@@ -129,11 +142,7 @@ def _watch(supervisor: int, pulse: Pulse, not_ours: list[int]) -> int:
             kill_pid(supervisor)
             _say(f"the supervisor did not move for {stalled_ticks} s: killing it and all below")
             status = os.waitpid(supervisor, 0)[1]
-    kill_all_below(spare=not_ours)
-    if os.WIFEXITED(status):
-        return os.WEXITSTATUS(status)
-    _say(f"the supervisor was killed by signal {os.WTERMSIG(status)}; all below it was killed too")
-    return 1
+    return status
 
 
 def _reap(supervisor: int) -> int | None:

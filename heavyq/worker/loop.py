@@ -5,6 +5,7 @@ Owns the waiting and the dispatch, and nothing else: what an event means stands 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -13,17 +14,24 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from heavyq.linux.clock import monotonic_s
 from heavyq.worker.part import Inbox
 
 TICK_S = 0.5
+_GAP_S = 3 * TICK_S  # of one turn no more than this counts: the rest is a sleep of the whole machine
 
 
 class Loop:
-    """Waits for readiness and calls back, on the main thread."""
+    """Waits for readiness and calls back, on the main thread.
+
+    now_s: the time that deadlines are counted in. It stands still while the machine sleeps or we are stopped: a
+    deadline that passed in that gap kills nobody when we wake.
+    """
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self.inbox = Inbox()
+        self._turned_s = self.now_s = monotonic_s()
         self.watch(self.inbox.fd, self.inbox.deliver)
 
     def watch(self, fd: int, readable: Callable[[], object]) -> None:
@@ -41,7 +49,13 @@ class Loop:
 
     def turn(self) -> None:
         """Wait for at most a tick; call back for everything that is ready."""
-        for key, mask in self._selector.select(TICK_S):
+        ready = self._selector.select(TICK_S)
+        turned_s = monotonic_s()
+        self.now_s += min(turned_s - self._turned_s, _GAP_S)
+        self._turned_s = turned_s
+        for key, mask in ready:
+            if self._selector.get_map().get(key.fd) is not key:
+                continue  # an earlier callback closed it, and its number may be somebody else's by now
             readable, writable = key.data
             if mask & selectors.EVENT_READ:
                 readable()
@@ -50,29 +64,32 @@ class Loop:
 
 
 class SignalPipe:
-    """Signals as events of the loop. The handlers do nothing: the number arrives through the wake-up socket."""
+    """Signals as events of the loop.
+
+    The handler notes the number; the wake-up socket only wakes. Its bytes do not count: a storm of SIGCHLD fills
+    the socket, and a TERM after it must not be lost.
+    """
 
     def __init__(self, loop: Loop, signals: tuple[int, ...], received: Callable[[int], None]) -> None:
         self._read, self._write = socket.socketpair()
         self._read.setblocking(False)
         self._write.setblocking(False)
         self._received = received
+        self._pending: dict[int, None] = {}
         signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
         for signum in signals:
-            signal.signal(signum, _nothing)
+            signal.signal(signum, self._note)
         loop.watch(self._read.fileno(), self._drain)
 
+    def _note(self, signum: int, _frame: FrameType | None) -> None:
+        self._pending[signum] = None
+
     def _drain(self) -> None:
-        try:
-            numbers = self._read.recv(4096)
-        except BlockingIOError:
-            return
-        for signum in dict.fromkeys(numbers):  # a storm of SIGCHLD is one event; order is kept
-            self._received(signum)
-
-
-def _nothing(_signum: int, _frame: FrameType | None) -> None:
-    return
+        with contextlib.suppress(BlockingIOError):
+            while self._read.recv(4096):
+                pass
+        while self._pending:
+            self._received(self._pending.popitem()[0])
 
 
 def read_ready(fd: int, budget: int) -> tuple[bytes, bool]:

@@ -22,6 +22,7 @@ from heavyq.worker.loop import Loop, read_ready
 
 _READ_BUDGET = 128 * 1024  # a turn's share of one child: a flood of progress must not starve the neighbours
 _PIPE_BYTES = 64 * 1024  # what a pipe holds
+_BODY_MAX = 1 << 30  # far above any max_result that makes sense; the child itself checks max_result
 _PIECES_MAX = 64  # of one sendmsg
 
 
@@ -52,7 +53,7 @@ class ChildProcess:
         self._sock.setblocking(False)
         self._log_read, self.their_log = os.pipe()
         os.set_blocking(self._log_read, False)
-        self._reader = FrameReader()
+        self._reader = FrameReader(_BODY_MAX)
         self._out: deque[memoryview] = deque()
         self._lines = LineCutter(monotonic_s())
         self._watched: set[int] = set()
@@ -65,9 +66,10 @@ class ChildProcess:
         loop: Loop,
         frame: Callable[[ChildProcess, Frame], None],
         line: Callable[[ChildProcess, str], None],
+        broken: Callable[[ChildProcess, Exception], None],
     ) -> None:
-        """Begin to read: `frame` and `line` are called for whatever comes."""
-        self._loop, self._frame, self._line = loop, frame, line
+        """Begin to read: `frame` and `line` are called for whatever comes, `broken` when it makes no sense."""
+        self._loop, self._frame, self._line, self._broken = loop, frame, line, broken
         loop.watch(self._sock.fileno(), self._read_frames)
         loop.watch(self._log_read, self._read_lines)
         self._watched = {self._sock.fileno(), self._log_read}
@@ -85,6 +87,7 @@ class ChildProcess:
             self._unwatch(fd)
         self._sock.close()
         close_quietly(self._log_read)
+        self._log_read = -1
         self.close_their_ends()
 
     def send(self, *pieces: bytes) -> None:
@@ -117,11 +120,18 @@ class ChildProcess:
         if ended and not data:
             self.channel_closed = True
             self._unwatch(self._sock.fileno())  # its pidfd tells of its death; an EOF must not spin the loop
-        for frame in self._reader.feed(data):
-            self._frame(self, frame)
+        try:
+            for frame in self._reader.feed(data):
+                self._frame(self, frame)
+        except Exception as error:  # noqa: BLE001 - whatever a child sends costs that child, never the worker
+            self._unwatch(self._sock.fileno())
+            self._broken(self, error)
+            return False
         return bool(data)
 
     def _read_lines(self, budget: int = _READ_BUDGET) -> None:
+        if self._log_read < 0:
+            return
         data, ended = read_ready(self._log_read, budget)
         if ended and not data:
             self._unwatch(self._log_read)

@@ -104,7 +104,7 @@ class Renewal(Part):
                 self._log.warning("leases were not renewed; trying again", queue=queue.name, error=str(error))
                 continue
             for one in held:
-                if one.lease.job_id in lost:
+                if one.lease.token in lost:
                     self.inbox.post(self._lost, one.lease.token)
                 else:
                     one.trusted_from_s = now_s

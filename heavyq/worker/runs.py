@@ -64,6 +64,12 @@ class Run:
     def holds_seat(self) -> bool:
         return not self.seat_passed
 
+    def forget_fields(self) -> None:
+        """Leave out of the outcome what others wrote into the job's hash, and what the job said."""
+        self.job = replace(self.job, fields={})
+        self.progress = None
+        self.lines.clear()
+
 
 def read_job(job: LeasedJob, roll: float) -> tuple[life.JobFacts, WireOptions]:
     """Read what the decisions need from a job's hash. roll: random in [0, 1), for the backoff's jitter."""
@@ -78,7 +84,8 @@ def read_job(job: LeasedJob, roll: float) -> tuple[life.JobFacts, WireOptions]:
         opts = WireOptions.read(raw_opts)
     except Unreadable as error:
         opts = WireOptions.read(b"{}")
-        return life.JobFacts(made, 0, None, roll, unreadable=Failure("unreadable", str(error))), opts
+        unreadable = Failure("unreadable", str(error))
+        return life.JobFacts(made, 0, None, roll, unreadable=unreadable, duty=duty_not_built(fields)), opts
     deferred = fields.get(b"defa")
     facts = life.JobFacts(
         made=made,
@@ -171,6 +178,10 @@ def _shown(progress: bytes | None) -> Any:
     if not progress or len(progress) > _PROGRESS_SHOWN_MAX:
         return None
     try:
-        return json.loads(progress)
-    except ValueError:
+        return json.loads(progress, parse_constant=_refuse)
+    except (ValueError, RecursionError):  # anybody may have written it
         return None
+
+
+def _refuse(word: str) -> Any:
+    raise ValueError(f"{word} is no JSON")

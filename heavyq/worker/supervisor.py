@@ -15,6 +15,7 @@ import resource
 import shutil
 import signal
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -43,12 +44,13 @@ from heavyq.worker.janitor import Janitor, Watched
 from heavyq.worker.loop import TICK_S, Loop, SignalPipe
 from heavyq.worker.part import Inbox, Part
 from heavyq.worker.renewal import Renewal, Vouched
-from heavyq.worker.sweeper import Sweeper
+from heavyq.worker.sweeper import Remover, Sweeper
 from heavyq.worker.waiter import Waiter
 from heavyq.worker.zygote import ZygoteEvents
 
 _SETTLE_LIMIT_S = 15.0
 _CONNECT_PAUSE_S = 0.2
+_REMOVE_LIMIT_S = 5.0
 _pulse: Pulse | None = None
 
 
@@ -92,6 +94,7 @@ class Supervisor:
         self._next_tick_s = 0.0
         self._control: Control | None = None
         self._default_url: str | None = None
+        self._base: Path | None = None
         self._crew: Crew
         self._catalogue: Catalogue
 
@@ -101,14 +104,14 @@ class Supervisor:
         self._log = structlog.get_logger().bind(thread="control")
         self._loop = Loop()
         self._take_signals()
-        self._base = Path(tempfile.mkdtemp(prefix="heavyq-"))
         try:
-            self._start_crew()
+            self._base = _make_base()
+            self._start_crew(self._base)
             while self._phase is not Phase.ENDED:
                 self._turn()
         finally:
             kill_all_below(tick=self._pulse.beat)
-            shutil.rmtree(self._base, ignore_errors=True)
+            self._remove_base()
             log_thread.close()
         if self._failure:
             raise self._failure
@@ -136,6 +139,7 @@ class Supervisor:
         if monotonic_s() >= self._next_tick_s:
             self._next_tick_s = monotonic_s() + TICK_S
             self._tick()
+        self._crew.turned()
         if self._control:
             self._control.turned()
             if self._phase is Phase.DRAINING:
@@ -145,12 +149,12 @@ class Supervisor:
         if os.getppid() != self._guard_pid:
             self._die_with_guard()
         self._crew.tick()
-        if self._crew.fatal and self._phase is not Phase.DRAINING:
-            code, why = self._crew.fatal
+        fatal = self._crew.fatal
+        if fatal and self._phase is not Phase.DRAINING:
             if self._phase is Phase.IMPORTING:
                 names = ", ".join(name.removesuffix(".*") for name in self._settings.modules)
-                why = f"cannot import {names}: {why} (try: python -c 'import {names}')"
-            self._fail(ConfigError(why) if code == ConfigError.exit_code else HeavyqError(why))
+                fatal = type(fatal)(f"cannot import {names}: {fatal} (try: python -c 'import {names}')")
+            self._fail(fatal)
         if self._control is None:
             return
         self._control.tick()
@@ -160,16 +164,17 @@ class Supervisor:
 
     # ---- importing
 
-    def _start_crew(self) -> None:
+    def _start_crew(self, base: Path) -> None:
         self._sweeper = Sweeper(self._loop.inbox, self._part_died)
-        self._start(self._sweeper)
+        remover = Remover(self._loop.inbox, self._part_died)
+        self._start(self._sweeper, remover)
         events = CrewEvents(
             ready=lambda child: self._control.child_ready(child) if self._control else None,
             report=lambda child, frame: self._control.child_said(child, frame) if self._control else None,
             line=lambda child, line: self._control.child_printed(child, line) if self._control else None,
             died=lambda *what: self._control.child_died(*what) if self._control else None,
         )
-        self._crew = Crew(self._loop, self._sweeper, self._base, events)
+        self._crew = Crew(self._loop, self._sweeper, remover, base, events)
         # `__main__` has started the embedded server if it may be needed; processors must find the same one.
         self._default_url = self._settings.redis_url or (embedded.ensure() if embedded.available() else None)
         config = {
@@ -298,16 +303,16 @@ class Supervisor:
             self._drain_deadline_s = 0.0
 
     def _fail(self, error: HeavyqError) -> None:
-        """The worker cannot go on: give back what runs, now, and end with the error."""
+        """The worker can start nothing more: what runs may run out, then it ends with the error."""
+        self._log.error("the worker ends", why=str(error))
         self._failure = self._failure or error
         self._drain()
-        self._drain_deadline_s = 0.0
 
     def _drain(self) -> None:
         if self._phase is Phase.DRAINING:
             return
         self._phase = Phase.DRAINING
-        self._drain_deadline_s = monotonic_s() + self._settings.drain_timeout_s
+        self._drain_deadline_s = self._loop.now_s + self._settings.drain_timeout_s
         self._crew.leave()
         if self._control is None:  # nothing was leased yet
             self._phase = Phase.ENDED
@@ -315,7 +320,7 @@ class Supervisor:
         self._control.drain()
 
     def _turn_drain(self, control: Control) -> None:
-        now_s = monotonic_s()
+        now_s = self._loop.now_s
         if now_s >= self._drain_deadline_s and not self._stopping_now:
             self._stopping_now = True
             self._end_deadline_s = now_s + _SETTLE_LIMIT_S
@@ -331,6 +336,7 @@ class Supervisor:
 
     def _leave(self) -> None:
         """Last words to Redis: whatever marker a waiter took on its way out is put back."""
+        self._pulse.set_limit(STARTING_LIMIT_S)  # the last steps block: a last call to Redis, the removal of workdirs
         for part in self._parts:
             part.stop()
         control = self._control
@@ -347,8 +353,19 @@ class Supervisor:
 
     def _die_with_guard(self) -> NoReturn:
         kill_all_below(tick=self._pulse.beat)
-        shutil.rmtree(self._base, ignore_errors=True)
+        self._remove_base()
         os._exit(1)
+
+    def _remove_base(self) -> None:
+        """Remove what is left of the workdirs, within a time: a job may have left a million files."""
+        if self._base is None:
+            return
+        thread = threading.Thread(target=shutil.rmtree, args=(self._base, True), daemon=True)
+        thread.start()
+        deadline_s = monotonic_s() + _REMOVE_LIMIT_S
+        while thread.is_alive() and monotonic_s() < deadline_s:
+            thread.join(0.1)
+            self._pulse.beat()
 
     # ---- threads
 
@@ -363,6 +380,18 @@ class Supervisor:
             raise SystemExit(1) from error  # nobody renews, or nobody settles: let the locks go
         self._exit_code = 1
         self._drain()
+
+
+def _make_base() -> Path:
+    """Make the folder of the jobs' workdirs, and see that the kernel tells who is whose child."""
+    if not Path("/proc/thread-self/children").exists():
+        raise ConfigError(
+            "the kernel has no /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN): heavyq cannot clean up here"
+        )
+    try:
+        return Path(tempfile.mkdtemp(prefix="heavyq-"))
+    except OSError as error:
+        raise ConfigError(f"no folder for the jobs' files: {error}; set TMPDIR to one that can be written") from error
 
 
 class _Connect(Part):

@@ -1,7 +1,8 @@
-"""Cleans up off the loop: kills process trees and strays, removes workdirs.
+"""Cleans up off the loop: one thread kills process trees and strays, another removes workdirs.
 
-Owns what is slow about cleaning: walks over /proc, `cmdline` (which can wait for the target's memory lock),
-removal of large files. Never reaps: the control loop, the one reaper, does. Everything is keyed by pidfd.
+Owns what is slow about cleaning: walks over /proc, `cmdline` (which can wait for the target's memory lock), removal
+of large files; two threads, for a kill must not wait behind a removal. Never reaps: the control loop, the one
+reaper, does. Everything is keyed by pidfd.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ _TRACKER_GRACE_S = 1.0
 
 
 class Sweeper(Part):
-    """The sweeper thread."""
+    """The sweeper thread. Vital: without it nothing can be stopped, and so nothing handed back."""
+
+    vital = True
 
     def __init__(self, inbox: Inbox, died: Callable[[Part, BaseException], None]) -> None:
         super().__init__("sweeper", inbox, died)
@@ -43,10 +46,6 @@ class Sweeper(Part):
             pidfd = os.pidfd_open(pid)
             self._jobs.put(lambda: self._kill_stray(pid, pidfd))
 
-    def remove(self, folder: Path) -> None:
-        """Remove a folder and all in it."""
-        self._jobs.put(lambda: shutil.rmtree(folder, ignore_errors=True))
-
     def stop(self) -> None:
         super().stop()
         self._jobs.put(None)
@@ -63,7 +62,8 @@ class Sweeper(Part):
                 continue
             if job is None:
                 return
-            job()
+            with contextlib.suppress(OSError):  # one process that we may not touch is no reason to stop
+                job()
 
     def _kill_stray(self, pid: int, pidfd: int) -> None:
         if is_resource_tracker(pid):
@@ -75,6 +75,9 @@ class Sweeper(Part):
 def _kill_tree(pid: int, pidfd: int) -> None:
     _signal(pidfd, signal.SIGSTOP)
     below = descendants_of(pid)
+    if not _signal(pidfd, 0):  # reaped before we looked: the pid may be a stranger's, what it left falls to us
+        os.close(pidfd)
+        return
     tree = {pid, *below}
     for one in below:
         with contextlib.suppress(ProcessLookupError):
@@ -86,12 +89,38 @@ def _kill_tree(pid: int, pidfd: int) -> None:
     _send(pidfd, signal.SIGKILL)
 
 
-def _signal(pidfd: int, signum: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
+def _signal(pidfd: int, signum: int) -> bool:
+    """Signal a process if we may; False when it is gone."""
+    try:
         signal.pidfd_send_signal(pidfd, signum)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it has become another user's: sudo
+        return True
+    return True
 
 
-def _send(pidfd: int, signum: signal.Signals) -> None:
+def _send(pidfd: int, signum: int) -> None:
     """Signal and close."""
     _signal(pidfd, signum)
     os.close(pidfd)
+
+
+class Remover(Part):
+    """The thread that removes workdirs."""
+
+    def __init__(self, inbox: Inbox, died: Callable[[Part, BaseException], None]) -> None:
+        super().__init__("remover", inbox, died)
+        self._folders: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
+
+    def remove(self, folder: Path) -> None:
+        """Remove a folder and all in it, in its turn."""
+        self._folders.put(folder)
+
+    def stop(self) -> None:
+        super().stop()
+        self._folders.put(None)
+
+    def work(self) -> None:
+        while (folder := self._folders.get()) is not None:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from heavyq.job import wire
+from heavyq.linux.clock import monotonic_s
 from heavyq.linux.frames import Frame, FrameReader, pack
 from heavyq.linux.process import close_quietly
+from heavyq.worker.lines import LineCutter
 from heavyq.worker.loop import Loop, read_ready
 from heavyq.worker.process import ChildProcess
 
@@ -50,9 +52,11 @@ class Zygote:
     def __init__(self, loop: Loop, config: Mapping[str, Any], events: ZygoteEvents, *, threads: int) -> None:
         self._loop, self._events = loop, events
         self._reader = FrameReader()
-        self._text = b""
+        self._lines = LineCutter(monotonic_s())
         self.unanswered: dict[int, ChildProcess] = {}
         self.closed = False
+        self.born_s = monotonic_s()
+        self.imported = False
         self._sock, theirs = socket.socketpair()
         self._sock.setblocking(False)
         self._log_read, log_write = os.pipe()
@@ -74,14 +78,15 @@ class Zygote:
         loop.watch(self._log_read, self._read_lines)
         self._sock.sendall(pack(wire.CONFIGURE, config))
 
-    def fork(self, child: ChildProcess, options: Mapping[str, Any]) -> None:
-        """Ask for a child; `forked` or `not_forked` answers. Never blocks: a request is small."""
-        self.unanswered[child.number] = child
+    def fork(self, child: ChildProcess, options: Mapping[str, Any]) -> bool:
+        """Ask for a child; `forked` or `not_forked` answers. False if it did not take the request."""
         head = {"child": child.number, "slot": child.slot, "workdir": str(child.workdir), **options}
         try:
             socket.send_fds(self._sock, [pack(wire.FORK, head)], [child.theirs.fileno(), child.their_log])
-        except OSError:  # it is dead: its requests go to the next zygote
-            return
+        except OSError:  # it is dead, or its socket is full
+            return False
+        self.unanswered[child.number] = child
+        return True
 
     def reap(self) -> int | None:
         """Return its exit code once it is dead (negative: a signal), else None."""
@@ -117,6 +122,7 @@ class Zygote:
                 if self.unanswered.pop(frame.head["child"], None):
                     self._events.not_forked(frame.head["child"], frame.head["error"])
             case wire.CATALOGUE:
+                self.imported = True
                 self._events.catalogue(json.loads(frame.body))
             case wire.BROKEN:
                 self._events.broken(frame.head["error"], frame.body.decode("utf-8", "replace"))
@@ -125,9 +131,8 @@ class Zygote:
         if self._log_read < 0:
             return
         data, ended = read_ready(self._log_read, _READ_BUDGET)
-        *lines, self._text = (self._text + data).split(b"\n")
-        for line in lines:
-            self._events.line(line.decode("utf-8", "replace"))
+        for line in self._lines.feed(data, monotonic_s()) + (self._lines.end() if ended else []):
+            self._events.line(line)
         if ended:
             self._loop.unwatch(self._log_read)
             close_quietly(self._log_read)

@@ -102,7 +102,7 @@ APP = """
             before = None
             while True:
                 frame = sys._current_frames()[main]
-                if frame.f_code.co_name == "send" and frame is before:
+                if "send" in frame.f_code.co_name and frame is before:
                     Path("started.txt").write_text("half a result is sent")
                     os.kill(os.getpid(), signal.SIGKILL)
                 before = frame

@@ -64,7 +64,7 @@ class Sent:
             progress=0,
             checkpoint=None if checkpoint is None else json.loads(to_json(checkpoint)),
         )
-        self.job: Job[Any, Any] = Job(info, data, lambda kind, _head, body: self.frames.append((kind, body)))
+        self.job: Job[Any, Any] = Job(info, data, lambda kind, body: self.frames.append((kind, body)))
 
     def of(self, kind: bytes) -> list[Any]:
         return [json.loads(body) for sent, body in self.frames if sent == kind]

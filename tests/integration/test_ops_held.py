@@ -62,7 +62,7 @@ def test_renewal_tells_exactly_the_lost_leases(rig):
     rig.raw.hset(rig.key("5"), "ats", 2)  # another ran it meanwhile
     rig.expire_lock("6")  # nobody had it: still ours
     before = rig.dump()
-    assert renew(rig, *leases) == ("2", "3", "4", "5")
+    assert renew(rig, *leases) == tuple(lease.token for lease in leases[1:5])
     assert rig.text("6:lock") == leases[5].token
     assert rig.dump() == {**before, "6:lock": leases[5].token}
 
@@ -73,7 +73,7 @@ def test_late_renewal_of_a_settled_job_makes_no_lock(rig):
         lease = rig.lease()
         rig.settle(verb, lease)
         before = rig.dump()
-        assert renew(rig, lease) == (job_id,)
+        assert renew(rig, lease) == (lease.token,)
         assert rig.dump() == before
         rig.raw.delete(rig.key("wait"), rig.key("delayed"))
 
@@ -84,9 +84,9 @@ def test_late_renewal_does_not_touch_the_next_lease_of_the_job(rig):
     rig.settle("hand_back", old)
     new = rig.lease()
     rig.expire_lock("1")
-    assert renew(rig, old) == ("1",)
+    assert renew(rig, old) == (old.token,)
     assert not rig.exists("1:lock")
-    assert renew(rig, new) == ()
+    assert renew(rig, old, new) == (old.token,)
 
 
 def test_renewal_of_nothing_and_of_many(rig):

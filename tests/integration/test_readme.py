@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from heavyq.bullmq.keys import QueueKey
+from heavyq.bullmq.ops.find import find
 from heavyq.config import load_run_settings
+from heavyq.store import embedded
+from heavyq.store.client import Client
 from tests.support.eventually import eventually
 from tests.support.worker import REPOSITORY, Finished, Worker, environment, heavyq
 
@@ -144,9 +148,7 @@ class Reader:
     def _kill(self, command: str) -> None:
         """Do what the command does, by parentage: the tests' machine may run other workers."""
         assert self.worker is not None
-        eventually(
-            lambda: self._heavyq(["job", "process-video", self.added, "--json"]).out.count('"checkpoint": null') == 0
-        )
+        self._wait_for_a_checkpoint()
         signal, role = re.fullmatch(r"kill -(\w+) \$\(pgrep -f 'heavyq (.*)'\)", command).groups()  # type: ignore[union-attr]
         if signal == "TERM":
             assert role == "guard"
@@ -155,6 +157,14 @@ class Reader:
             assert (signal, role) == ("9", f"child process-video {self.added}")
             self.worker.kill(role)
             self.worker.wait_log("failed, will be retried")
+
+    def _wait_for_a_checkpoint(self) -> None:
+        client = Client(embedded.ensure(self.folder))
+        try:
+            eventually(lambda: client.run(find(QueueKey("bull", "process-video"), self.added)).checkpoint)
+        finally:
+            client.close()
+            embedded.leave(self.folder)
 
     def _heavyq(self, argv: list[str]) -> Finished:
         return heavyq(*argv, folder=self.folder, env=self.env)

@@ -92,7 +92,7 @@ def test_heavyqs_late_result_is_not_written_over_nodes_run(bull: NodeQueue, ours
         ours.raw.delete(ours.key("stalled-check"))
         bull("checkStalled", maxStalledCount=5)
     before = ours.dump()
-    assert ours.run(ops.renew(ours.q, [lease], lock_ms=1000)) == (lease.job_id,)
+    assert ours.run(ops.renew(ours.q, [lease], lock_ms=1000)) == (lease.token,)
     assert ours.settle("complete", lease) == "lost"
     assert ours.dump() == before
     fetched = bull("fetch", token="node:1")
@@ -100,7 +100,7 @@ def test_heavyqs_late_result_is_not_written_over_nodes_run(bull: NodeQueue, ours
     before = ours.dump()
     for verb in ("complete", "fail", "retry", "delay", "hand_back"):
         assert ours.settle(verb, lease) == "lost"
-    assert ours.run(ops.renew(ours.q, [lease], lock_ms=1000)) == (lease.job_id,)
+    assert ours.run(ops.renew(ours.q, [lease], lock_ms=1000)) == (lease.token,)
     assert not ours.run(ops.progress(lease, b"1"))
     assert not ours.run(ops.log(lease, ["row"], keep=None))
     assert not ours.run(ops.checkpoint(lease, b"1"))
@@ -166,7 +166,7 @@ def test_a_job_obliterated_by_node_leaves_no_ghost(bull: NodeQueue, ours: Rig) -
     bull("obliterate")
     left = ours.dump()
     assert lease.job_id not in left
-    assert ours.run(ops.renew(ours.q, [lease], lock_ms=1000)) == (lease.job_id,)
+    assert ours.run(ops.renew(ours.q, [lease], lock_ms=1000)) == (lease.token,)
     assert not ours.run(ops.progress(lease, b"1"))
     assert not ours.run(ops.checkpoint(lease, b"1"))
     for verb in ("complete", "fail", "retry", "delay", "hand_back"):

@@ -205,6 +205,18 @@ def test_a_global_concurrency_is_shared(bull: NodeQueue, heavyq_worker: StartWor
         assert one["finishedOn"] <= following["processedOn"] < one["finishedOn"] + _WAKE_MS
 
 
+@pytest.mark.parametrize("verb", ["complete", "fail", "delay", "hand_back", "retry"])
+def test_a_place_that_heavyq_frees_wakes_an_idle_node_worker(bull: NodeQueue, ours: Rig, verb: str) -> None:
+    """At the global concurrency no marker stands for what waits: whoever frees the place has to set it (D11)."""
+    bull("setConcurrency", limit=1)
+    ids = [ours.add(), ours.add()]
+    lease = ours.lease()
+    bull("startWorker", opts={"drainDelay": 30})
+    eventually(lambda: not ours.exists("marker"), 5, "the worker has found the queue full")
+    assert ours.settle(verb, lease) == "settled"
+    eventually(lambda: ids[1] in bull.started(), 5, "Node runs the other job")
+
+
 def test_a_mixed_fleet_starts_each_job_once(
     bull: NodeQueue, more_nodes: Callable[..., Node], heavyq_worker: StartWorker, ours: Rig
 ) -> None:

@@ -151,9 +151,10 @@ class Twins:
 
     def pop_markers(self) -> list[tuple[bytes, float]]:
         """Take what idle workers block on, all of it, so that the next steps show which markers they set."""
-        popped = [side.raw.zpopmin(side.key("marker"), 9) for side in (self.ours, self.theirs)]
+        popped: list[Any] = [side.raw.zpopmin(side.key("marker"), 9) for side in (self.ours, self.theirs)]
         self._compare("pop markers", *popped)
-        return popped[0]
+        taken: list[tuple[bytes, float]] = popped[0]
+        return taken
 
     def sweep(self, *, max_stalled_count: int = 1) -> None:
         """Look for stalled jobs; the interval since the last look is over."""

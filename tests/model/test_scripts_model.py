@@ -386,7 +386,7 @@ class ScriptMachine(RuleBasedStateMachine):
             self.model.jobs[lease.job_id].lock = lease.token
             self.model.suspects.discard(lease.job_id)
         else:
-            assert lost == (lease.job_id,)
+            assert lost == (lease.token,)
 
     def write(self, n: int, held: bool, verb: str) -> None:
         lease = self._pick(n, held=held)

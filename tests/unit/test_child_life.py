@@ -67,6 +67,14 @@ def test_what_the_zygote_preloaded_does_not_count_against_recycle_rss():
     assert actions == ()
 
 
+def test_child_that_never_finishes_cleaning_up_is_killed():
+    state, _ = life.decide(ready(run=1), life.RunOver(clean=False, charge_bytes=0), 1.0, NONE)
+    assert life.decide(state, life.Ticked(), 2.0, NONE) == (state, ())
+    state, actions = life.decide(state, life.Ticked(), life.CLEAN_LIMIT_S + 2, NONE)
+    assert isinstance(state, life.Retiring)
+    assert isinstance(actions[0], life.Kill)
+
+
 def test_child_that_does_not_end_when_asked_is_killed():
     state, _ = life.decide(ready(), life.RetireAsked("drain"), 0.0, NONE)
     state, actions = life.decide(state, life.Ticked(), life.RETIRE_LIMIT_S + 1, NONE)

@@ -88,6 +88,7 @@ def test_job_that_must_not_run_is_settled_without_a_child():
         ({"duty": "scheduler"}, life.Defer("scheduler")),
         ({"deferred": KILLED}, life.Fail(KILLED, None)),
         ({"duty": "parent", "deferred": KILLED}, life.Defer("parent")),
+        ({"duty": "parent", "unreadable": BOOM}, life.Defer("parent")),
     ):
         _, (settle,) = life.begin(facts(**changes), draining=False)
         assert settle.settlement == settlement

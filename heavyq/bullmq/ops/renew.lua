@@ -2,7 +2,7 @@
 --
 -- KEYS[1]  meta
 -- ARGV     1 lock duration (ms); then for each lease 1 id  2 token  3 fence  4 ats  5 processedOn
--- Returns  the ids of the leases that are lost
+-- Returns  the tokens of the leases that are lost (a job may have been lost and leased again by one worker)
 --
 -- Mirrors BullMQ 5 and 6, extend locks.
 -- Difference: a lock that has expired is made anew while the job is still ours.
@@ -21,7 +21,7 @@ for n = 2, #ARGV, 5 do
   if holder == lease.token or (not holder and is_ours(lease)) then
     kept[#kept + 1] = lease
   else
-    lost[#lost + 1] = lease.id
+    lost[#lost + 1] = lease.token
   end
 end
 for _, lease in ipairs(kept) do

@@ -18,7 +18,8 @@ def renew(q: QueueKey, leases: Sequence[Lease], *, lock_ms: int) -> Op[tuple[str
     """Push back the expiry of each lease that is still ours; an expired lock is made anew.
 
     lock_ms: new time to live, counted by the server from its own clock.
-    Returns the ids of the jobs whose lease is lost; those may already run elsewhere.
+    Returns the tokens of the leases that are lost; their jobs may already run elsewhere. Tokens, not ids: a worker
+    may hold an old and a new lease of one job at once.
     """
     return Op(
         verb="renew",

@@ -1,0 +1,91 @@
+"""How late the renewal of a lock comes, while something is in its way.
+
+Seen from outside: with a lock of 3 s the worker renews once a second. Every 20 ms the lock's moment of expiry is read
+(PEXPIRETIME: PTTL as a point on the server's own clock, so that a look that comes late itself does no harm); less the
+lock's time that is when it was last set. How far these moments lie off a grid of one second is their lateness; the
+grid is laid so that the worst is least, as nobody outside knows where it begins.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from tests.bench.rig import BARE, cpu_hogs
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from tests.bench.figures import Numbers
+    from tests.bench.rig import Place, Rig
+
+LOCK_MS = 3000
+_PERIOD_MS = 1000
+_LOOK_EVERY_S = 0.02
+WORKER = (BARE, "-c", "2", "--set", f"bench.lock_duration={LOCK_MS}ms")
+
+
+def under_cpu_hogs(rig: Rig, hogs: int, seconds: float) -> Numbers:
+    """Measure beside this many processes that never wait."""
+    return _watch_job(rig, "hold", seconds, cpu_hogs(hogs))
+
+
+def under_gil_hog(rig: Rig, hogs: int, seconds: float) -> Numbers:
+    """Measure on a job that holds its interpreter's GIL for its whole life, beside processes that never wait."""
+    return _watch_job(rig, "hog", seconds, cpu_hogs(hogs))
+
+
+def _watch_job(rig: Rig, name: str, seconds: float, disturbance: AbstractContextManager[Any]) -> Numbers:
+    with rig.idle_worker(*WORKER) as (place, _), disturbance:
+        watch = LockWatch(place, place.jobs.add(name, {"seconds": round(seconds)}))
+        watch.look_for(seconds - 1)
+        watch.place.jobs.wait(watch.job_id, timeout_s=30)
+        return watch.lateness()
+
+
+class LockWatch:
+    """The moments at which one job's lock was set."""
+
+    def __init__(self, place: Place, job_id: str) -> None:
+        self.place, self.job_id = place, job_id
+        self._lock = place.key.key(f"{job_id}:lock")
+        self._set_ms: list[int] = []
+
+    def look_for(self, seconds: float) -> None:
+        """Look at the lock for so long."""
+        until_s = time.monotonic() + seconds
+        while time.monotonic() < until_s:
+            self.look()
+            time.sleep(_LOOK_EVERY_S)
+
+    def look(self) -> None:
+        """Note when the lock was last set."""
+        expires_ms: Any = self.place.raw.pexpiretime(self._lock)
+        if expires_ms > 0 and (not self._set_ms or expires_ms - LOCK_MS != self._set_ms[-1]):
+            self._set_ms.append(expires_ms - LOCK_MS)
+
+    def lateness(self) -> Numbers:
+        """Return how late the renewals came, and how little time the lock ever had left."""
+        renewed_ms = self._set_ms[1:]  # the first is the lease
+        assert len(renewed_ms) > 1, f"the lock was set at {self._set_ms} only"
+        late_ms = min((_late_ms(renewed_ms, grid_ms) for grid_ms in renewed_ms), key=max)
+        gaps_ms = [after - before for before, after in zip(self._set_ms, renewed_ms, strict=False)]
+        return {
+            "renewals": len(renewed_ms),
+            "late_p50_ms": sorted(late_ms)[len(late_ms) // 2],
+            "late_worst_ms": max(late_ms),
+            "lock_ms": LOCK_MS,
+            "least_left_ms": LOCK_MS - max(gaps_ms),
+        }
+
+
+def _late_ms(moments_ms: list[int], grid_ms: int) -> list[int]:
+    """Return how far each moment lies behind its place on the grid, whole periods that were left out included."""
+    late, last = [], None
+    owed = 0
+    for moment_ms in moments_ms:
+        place, rest = divmod(moment_ms - grid_ms, _PERIOD_MS)
+        owed += 0 if last is None else place - last - 1
+        last = place
+        late.append(rest + _PERIOD_MS * owed)
+    return late

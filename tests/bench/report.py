@@ -1,0 +1,117 @@
+"""The results as tables: for the terminal, and as markdown for docs/reference/benchmarks.md.
+
+`python -m tests.bench.report results/FILE.json` prints the markdown.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.bench.figures import Numbers
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One line of the table. value, beside: format strings over the benchmark's numbers."""
+
+    benchmark: str
+    what: str
+    value: str
+    beside: str = ""
+
+
+_LATE = "{late_worst_ms} ms (p50 {late_p50_ms})"
+_RENEWALS = "{renewals} renewals; a lock of {lock_ms} ms never had less than {least_left_ms} left"
+_LINES = (
+    _Line("dispatch", "dispatch: add to first line, p50", "{p50_ms} ms", "bare PING {ping_p50_ms} ms"),
+    _Line("dispatch", "dispatch: p99", "{p99_ms} ms", "bare PING {ping_p99_ms} ms"),
+    _Line(
+        "throughput",
+        "short jobs a second, concurrency 2",
+        "{jobs_per_s:,}",
+        "the same scripts in bare pipelines {yardstick_per_s:,}",
+    ),
+    _Line("throughput", "CPU a job: supervisor", "{supervisor_cpu_us_per_job} us"),
+    _Line("throughput", "CPU a job: children", "{children_cpu_us_per_job} us"),
+    _Line(
+        "births_bare", "fork to ready, bare", "{p50_ms} ms (p95 {p95_ms})", "add to first line {first_line_p50_ms} ms"
+    ),
+    _Line(
+        "births_libraries",
+        "fork to ready, numpy + pandas + scikit-learn",
+        "{p50_ms} ms (p95 {p95_ms})",
+        "add to first line {first_line_p50_ms} ms",
+    ),
+    _Line("deaths_bare", "child SIGKILLed to next first line, bare", "{p50_ms} ms (p95 {p95_ms})"),
+    _Line("deaths_libraries", "the same with the libraries", "{p50_ms} ms (p95 {p95_ms})"),
+    _Line("renewal_cpu_hogs", "renewal late, 8 CPU hogs, worst", _LATE, _RENEWALS),
+    _Line("renewal_gil_hog", "renewal late, 40 s GIL hog and 2 CPU hogs, worst", _LATE, _RENEWALS),
+    _Line("payload", "renewal late, payload of {payload_mb:.0f} MB, worst", _LATE, _RENEWALS),
+    _Line(
+        "payload",
+        "supervisor's peak with it",
+        "{supervisor_peak_mib} MiB",
+        "{supervisor_at_rest_mib} MiB before; such a job took {job_s} s",
+    ),
+)
+
+
+def rows(results: Numbers) -> Iterator[tuple[str, str, str]]:
+    """Yield name, value and what stands beside it, for every number of a run."""
+    found = results["benchmarks"]
+    for line in _LINES:
+        if line.benchmark in found:
+            numbers = found[line.benchmark]
+            yield tuple(text.format(**numbers) for text in (line.what, line.value, line.beside))  # type: ignore[misc]
+    if "footprint" in found:
+        yield from _footprint(found["footprint"])
+
+
+def _footprint(numbers: Numbers) -> Iterator[tuple[str, str, str]]:
+    total = numbers["total"]
+    cpu = "{cpu_percent_of_a_core} % of a core, {wakeups_per_s} wake-ups/s"
+    yield "idle worker, two children", cpu.format(**total), f"PSS {total['pss_mib']} MiB"
+    for role, process in numbers["processes"].items():
+        yield f"idle: {role}", cpu.format(**process), f"PSS {process['pss_mib']} MiB"
+
+
+def machine_line(results: Numbers) -> str:
+    """Return in one line what the numbers were taken on."""
+    m = results["machine"]
+    return (
+        f"{m['cores']} cores, {m['cpu']}, {m['memory_gib']} GiB, kernel {m['kernel']}, Python {m['python']}, "
+        f"Valkey {m['valkey']}; load average before the run {m['load_average_before']}"
+    )
+
+
+def show(results: Numbers, console: Console) -> None:
+    """Print a run for people."""
+    quick = ", quick: too few samples to compare" if results["quick"] else ""
+    table = Table(title=f"heavyq {results['heavyq']} ({results['commit']}){quick}", caption=machine_line(results))
+    table.add_column("what")
+    table.add_column("measured", justify="right")
+    table.add_column("beside it")
+    for row in rows(results):
+        table.add_row(*row)
+    console.print(table)
+
+
+def markdown(results: Numbers) -> str:
+    """Return a run as a markdown table."""
+    head = ("| what | measured | beside it |", "|---|---|---|")
+    return "\n".join([*head, *(f"| {' | '.join(row)} |" for row in rows(results))])
+
+
+if __name__ == "__main__":
+    read: Any = json.loads(Path(sys.argv[1]).read_text())
+    sys.stdout.write(f"{machine_line(read)}.\n\n{markdown(read)}\n")
