@@ -41,6 +41,7 @@ def measure(rig: Rig, samples: int) -> Callable[[], Numbers]:
 
 def latencies_ms(place: Place, samples: int, every_s: float = _EVERY_S) -> tuple[list[float], list[float]]:
     """Add jobs to a worker that waits; return how long each waited for its first line, and the PINGs between."""
+    place.queue.add("short", {})  # the producer's first: it imports what it needs, and connects
     added_ns, pings_ms, job_ids = [], [], []
     for _ in range(samples):
         time.sleep(every_s / 2)

@@ -74,7 +74,7 @@ def away(server: Valkey) -> Iterator[Jobs]:
 
 
 def start(run_worker: Callable[..., Worker], server: Valkey, app: str = STEADY, *argv: str) -> Worker:
-    worker = run_worker(app, "-c", "2", *argv, url=server.url, prefix="away")
+    worker = run_worker(app, *(argv or ("-c", "2")), url=server.url, prefix="away")
     worker.wait_log("serving")
     return worker
 
@@ -180,7 +180,7 @@ def test_scripts_flushed_in_the_middle_of_jobs_and_while_idle(
 def test_job_that_ends_while_redis_is_away_is_committed_with_an_expired_lock(
     run_worker: Callable[..., Worker], server: Valkey, away: Jobs, tmp_path: Path, kill: bool
 ) -> None:
-    worker = start(run_worker, server, APP.format(lock="2s", stalled="30s"))
+    worker = start(run_worker, server, APP.format(lock="2s", stalled="30s"), "-c", "1")
     job_id = away.add("wait")
     eventually(lambda: lines(tmp_path / "started.txt"), 15, "the job runs")
 

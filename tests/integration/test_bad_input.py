@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -157,19 +158,17 @@ def test_module_that_cannot_be_imported_is_exit_3(shell: Shell, case: str) -> No
     assert line.endswith(" (HEAVYQ_TRACEBACK=1 shows all of it)")
 
 
-@pytest.mark.parametrize(
-    ("text", "how"),
-    [
-        ("import os; os._exit(7)", "exit code 7"),
-        ("import os; os.kill(os.getpid(), 9)", "signal 9"),
-    ],
-)
-def test_module_that_ends_the_process_that_imports_it_is_exit_3(shell: Shell, text: str, how: str) -> None:
-    shell.write(text)
-    line = shell.refused(3, "run", "app")
-    assert line == (
-        f"cannot import app: 5 starts failed in a row; the last: the zygote ended ({how}) (try: python -c 'import app')"
-    )
+def test_module_that_ends_the_process_that_imports_it_is_exit_3(shell: Shell) -> None:
+    ends = {"leaves": ("os._exit(7)", "exit code 7"), "kills": ("os.kill(os.getpid(), 9)", "signal 9")}
+    for name, (text, _) in ends.items():
+        (shell.folder / f"{name}.py").write_text(f"import os; {text}")
+    with ThreadPoolExecutor() as both:  # each is tried five times, with pauses
+        lines = dict(zip(ends, both.map(lambda name: shell.refused(3, "run", name), ends), strict=True))
+    assert lines == {
+        name: f"cannot import {name}: 5 starts failed in a row; the last: the zygote ended ({how}) "
+        f"(try: python -c 'import {name}')"
+        for name, (_, how) in ends.items()
+    }
 
 
 @pytest.mark.parametrize(

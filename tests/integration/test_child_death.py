@@ -262,7 +262,8 @@ def test_child_that_dies_after_a_whole_result_has_completed_its_job(
     run_worker: Callable[..., Worker], jobs: Jobs, tmp_path: Path, started: Callable[[], str]
 ) -> None:
     worker = run_worker(APP, "-c", "1")
-    job_id = jobs.add("wait")
+    # It fits into the socket, and is more than the supervisor reads in one go.
+    job_id = jobs.add("wait", {"size": 150_000})
     pid = int(started())
     supervisor = worker.kill("supervisor", signal.SIGSTOP)  # it reads nothing until the child is dead
     (tmp_path / "go").touch()
@@ -271,7 +272,7 @@ def test_child_that_dies_after_a_whole_result_has_completed_its_job(
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: not procs.alive(pid), 5)
     os.kill(supervisor.pid, signal.SIGCONT)
-    assert jobs.result(job_id) == "x"
+    assert jobs.result(job_id) == "x" * 150_000
     assert jobs.result(jobs.add("pid")) != pid
 
 

@@ -110,22 +110,22 @@ def test_term_lets_the_running_job_complete(
     whole_tree: bool,
 ) -> None:
     worker = run_worker(APP, "-c", "2")
-    running = jobs.add("two-seconds")
-    ran(running)
-    waiting = jobs.add("quick", delay_ms=600_000)
-    if whole_tree:
-        for signum in (signal.SIGTERM, signal.SIGTERM):
-            worker.signal_tree(signum)
-    else:
-        worker.term()
-    worker.wait_log("draining")
+    running = jobs.add_all([("two-seconds", None)] * 2)
+    for job_id in running:
+        ran(job_id)
+    behind = jobs.add("quick")
+    for _ in range(2):  # the second one changes nothing
+        if whole_tree:
+            worker.signal_tree(signal.SIGTERM)
+        else:
+            worker.term()
+        worker.wait_log("draining")
     late = jobs.add("quick")
     ends(worker, within_s=5)
-    record = jobs.read(running)
-    assert (record.state, record.returnvalue) == ("completed", b'"done"')
-    assert (record.attempts_made, record.attempts_started, record.stalled_count) == (1, 1, 0)
-    assert jobs.read(late).state == "waiting", "nothing is leased while draining"
-    assert jobs.read(waiting).state == "delayed"
+    for record in jobs.read_all(running):
+        assert (record.state, record.returnvalue) == ("completed", b'"done"')
+        assert (record.attempts_made, record.attempts_started, record.stalled_count) == (1, 1, 0)
+    assert jobs.waiting() == [behind, late], "nothing is leased while draining"
 
 
 @pytest.mark.parametrize("how", ["TERM", "TERM to every process", "TERM twice"])
@@ -345,9 +345,12 @@ def test_as_pid_1_it_reaps_strangers_and_drains(
     mark = procs.new_marker()
     # As `docker exec` does: a process of the container that is nobody's child in it, and leaves an orphan.
     inside = ["nsenter", "--pid", "--mount", "--target", str(guard.pid), "/bin/sh", "-c"]
-    subprocess.run([*inside, f"sleep 0.2 & setsid sleep {mark} & exit 0"], check=True)
-    eventually(lambda: procs.marked(mark), 5, "an orphan lives in the namespace")
-    eventually(lambda: not [p for p in procs.tree(guard.pid) if p.zombie], 5, "the dead stranger was reaped")
+    subprocess.run([*inside, f"sleep {mark} & setsid sleep {mark} & exit 0"], check=True)
+    eventually(lambda: len(procs.marked(mark)) == 2, 5, "two orphans live in the namespace")
+    stranger = procs.marked(mark)[0]
+    assert stranger.ppid == guard.pid
+    os.kill(stranger.pid, signal.SIGKILL)
+    eventually(lambda: procs.look(stranger.pid) is None, 3, "the dead stranger was reaped")
     os.kill(guard.pid, signal.SIGTERM)
     assert in_pid_namespace.wait(15) == 0
     record = jobs.read(running)

@@ -65,7 +65,8 @@ APP = """
 
     @q.processor("endless-writer")
     def endless_writer(job):
-        subprocess.Popen(["yes", job.data["mark"]])
+        for _ in range(4):
+            subprocess.Popen(["yes", job.data["mark"]])
         time.sleep(1)
         if job.data["die"]:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -210,8 +211,9 @@ def test_jobs_go_on_while_nobody_reads_the_workers_output(
     run_worker: Callable[..., Worker], jobs: Jobs, tmp_path: Path
 ) -> None:
     with output_unread(tmp_path):
-        worker = run_worker(APP, "-c", "2")
-        ids = [*jobs.add_all([("print", {"times": 20_000})] * 4), *jobs.add_all([("quick", None)] * 20)]
+        # Each child may print a burst of lines: together more than the worker keeps for its output.
+        worker = run_worker(APP, "-c", "2", "--max-jobs-per-child", "1")
+        ids = [*jobs.add_all([("print", {"times": 20_000})] * 6), *jobs.add_all([("quick", None)] * 20)]
         for job_id in ids:
             jobs.wait(job_id, "completed", timeout_s=40)
         assert len(jobs.log(ids[0])) > 100
