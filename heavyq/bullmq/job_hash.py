@@ -138,24 +138,12 @@ def duty_not_built(fields: Mapping[bytes, bytes]) -> str | None:
     """Return what running this job would need that heavyq does not do yet, None if nothing.
 
     `scheduler`: its next iteration must be planned first. `parent`: a parent's books must be kept at its end.
-    `deduplication`: the job kept back while this one runs must be requeued at its end.
     """
     if b"rjk" in fields:
         return "scheduler"
     if b"parentKey" in fields or b"parent" in fields:
         return "parent"
-    if b"deid" in fields and _keeps_last(fields):
-        return "deduplication"
     return None
-
-
-def _keeps_last(fields: Mapping[bytes, bytes]) -> bool:
-    """Tell whether adds of the same deduplication id are kept back while this job is active."""
-    try:
-        rule = WireOptions.read(fields.get(b"opts", b"")).unknown.get("de")
-    except Unreadable:
-        return True
-    return isinstance(rule, dict) and bool(rule.get("keepLastIfActive"))
 
 
 def _text(fields: Mapping[bytes, bytes], name: bytes) -> str | None:

@@ -88,4 +88,5 @@ def _row(job: JobRecord) -> tuple[str, ...]:
     took_s = record.duration_s(job)
     when = (say.moment(_latest_ms(job)) or "")[:19].replace("T", " ")
     took = "" if took_s is None else f"{took_s:.1f} s"
-    return job.id, job.name, job.state or "", str(job.attempts_made), when, took, record.why(job)
+    why = "" if job.state == "completed" else record.why(job)  # it may still carry an earlier attempt's failure
+    return job.id, job.name, job.state or "", str(job.attempts_made), when, took, why

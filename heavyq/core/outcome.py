@@ -20,7 +20,6 @@ Reason = Literal[
     "signal",
     "exit",
     "stalled",
-    "spawn_failed",
 ]
 REASONS: tuple[str, ...] = get_args(Reason)
 

@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from heavyq.bullmq.op import Op
-from heavyq.errors import HeavyqError, RedisRefused, RedisUnavailable
+from heavyq.errors import HeavyqError, RedisUnavailable
 from heavyq.store.client import Client
 from heavyq.worker.part import Inbox, Part
 
@@ -117,11 +117,11 @@ class Commands(Part):
         """Send a batch; return what must be sent again, in order."""
         try:
             replies = self._client.run_many([c.op for c in commands])
-        except (RedisUnavailable, RedisRefused) as error:
-            replies = [error] * len(commands)
+        except HeavyqError as error:  # of the whole batch: whatever it says, nothing is known of what was sent
+            replies = [RedisUnavailable(str(error))] * len(commands)
         again: list[Command] = []
         for command, reply in zip(commands, replies, strict=True):
-            if isinstance(reply, RedisUnavailable | RedisRefused):
+            if isinstance(reply, RedisUnavailable):
                 self._note_away(reply)
                 if command.op.replayable or command.again:
                     again.append(Command(command.again or command.op, command.done, command.again))
@@ -129,7 +129,8 @@ class Commands(Part):
             if command.done:
                 self.inbox.post(command.done, reply)
             elif isinstance(reply, HeavyqError):
-                self._log.error("redis refused a write", verb=command.op.verb, error=str(reply))
+                what = "was lost" if isinstance(reply, RedisUnavailable) else "was refused by redis"
+                self._log.error(f"a write {what}", verb=command.op.verb, error=str(reply))
         return again
 
     def _note_away(self, error: HeavyqError) -> None:

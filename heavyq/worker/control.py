@@ -488,6 +488,14 @@ class Control:
         for run in tuple(self.runs.values()):
             self._apply(run, life.StopAsked())
 
+    def last_words(self) -> list[Op[Settled]]:
+        """Return what to tell Redis when the worker ends by a bug: outcomes that are known, else hand backs."""
+        return [
+            self._settle_op(run, run.state.settlement if isinstance(run.state, life.Settling) else life.HandBack())
+            for run in self.runs.values()
+            if not isinstance(run.state, life.Ended)
+        ]
+
     @property
     def over(self) -> bool:
         """True when nothing is held, asked for, or left to be told to Redis."""

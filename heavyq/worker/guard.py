@@ -40,6 +40,7 @@ class Pulse:
     _LAYOUT = struct.Struct("=Qd")
 
     def __init__(self) -> None:
+        self.name = os.urandom(6).hex()  # of this worker's life; its workdirs are `heavyq-<name>-...`
         self._shared = mmap.mmap(-1, self._LAYOUT.size)
         self._count = 0
         self._limit_s = STARTING_LIMIT_S
@@ -112,6 +113,7 @@ def _watch(supervisor: int, pulse: Pulse, not_ours: list[int]) -> int:
         status = _until_dead(supervisor, pulse)
     finally:
         kill_all_below(spare=not_ours)
+        _remove_workdirs(pulse.name)
     if os.WIFEXITED(status):
         return os.WEXITSTATUS(status)
     _say(f"the supervisor was killed by signal {os.WTERMSIG(status)}; all below it was killed too")
@@ -143,6 +145,16 @@ def _until_dead(supervisor: int, pulse: Pulse) -> int:
             _say(f"the supervisor did not move for {stalled_ticks} s: killing it and all below")
             status = os.waitpid(supervisor, 0)[1]
     return status
+
+
+def _remove_workdirs(name: str) -> None:
+    """Remove the jobs' workdirs that a supervisor which was killed has left."""
+    import glob
+    import shutil
+    import tempfile
+
+    for folder in glob.glob(f"{glob.escape(tempfile.gettempdir())}/heavyq-{name}-*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _reap(supervisor: int) -> int | None:

@@ -82,14 +82,14 @@ class Renewal(Part):
         super().__init__("renewal", inbox, died)
         self._client, self._vouched, self._lost = client, vouched, lost
         self._log = structlog.get_logger().bind(thread="renewal")
-        self.late_max_s = 0.0
 
     def work(self) -> None:
         next_s = monotonic_s()
         seen, stuck_ticks = -1, 0
         while not self.stopping.wait(max(0.0, next_s - monotonic_s())):
             now_s = monotonic_s()
-            self.late_max_s = max(self.late_max_s, now_s - next_s)
+            if now_s - next_s > TICK_S:
+                self._log.warning("renewal was late: the machine slept, or is starved", late_s=round(now_s - next_s, 1))
             next_s = max(next_s + TICK_S, now_s + TICK_S / 2)
             stuck_ticks = stuck_ticks + 1 if self._vouched.rounds == seen else 0
             seen = self._vouched.rounds

@@ -16,7 +16,6 @@ import shutil
 import signal
 import tempfile
 import threading
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,7 +27,7 @@ from heavyq.bullmq.keys import QueueKey, worker_client_name
 from heavyq.bullmq.ops.open_queue import open_queue
 from heavyq.bullmq.ops.wake import wake
 from heavyq.config import QueueSettings, RunSettings, wants_traceback
-from heavyq.errors import ConfigError, HeavyqError, RedisError, RedisUnavailable
+from heavyq.errors import ConfigError, HeavyqError, ProtocolError, RedisError, RedisUnavailable
 from heavyq.linux.clock import monotonic_s
 from heavyq.linux.process import become_subreaper, die_with_parent, kill_all_below
 from heavyq.store import embedded
@@ -87,7 +86,7 @@ class Supervisor:
         self._failure: HeavyqError | None = None
         self._exit_code = 0
         self._guard_pid = os.getppid()
-        self._worker_id = uuid.uuid4().hex[:16]
+        self._worker_id = pulse.name
         self._parts: list[Part] = []
         self._drain_deadline_s = self._end_deadline_s = 0.0
         self._stopping_now = False
@@ -105,10 +104,13 @@ class Supervisor:
         self._loop = Loop()
         self._take_signals()
         try:
-            self._base = _make_base()
+            self._base = _make_base(self._pulse.name)
             self._start_crew(self._base)
             while self._phase is not Phase.ENDED:
                 self._turn()
+        except Exception:
+            self._give_back()
+            raise
         finally:
             kill_all_below(tick=self._pulse.beat)
             self._remove_base()
@@ -351,6 +353,19 @@ class Supervisor:
         self._log.info("ended", exit_code=self._failure.exit_code if self._failure else self._exit_code)
         self._phase = Phase.ENDED
 
+    def _give_back(self) -> None:
+        """A bug of ours ends the worker: kill what runs, then give it back, or its locks would hold it for hours."""
+        self._pulse.set_limit(STARTING_LIMIT_S)
+        for part in self._parts:
+            part.stop()
+        kill_all_below(tick=self._pulse.beat)
+        if self._control is None:
+            return
+        with contextlib.suppress(HeavyqError):
+            client = Client(self._catalogue.url, timeout_s=2.0)
+            client.run_many(self._control.last_words())
+            client.close()
+
     def _die_with_guard(self) -> NoReturn:
         kill_all_below(tick=self._pulse.beat)
         self._remove_base()
@@ -377,19 +392,19 @@ class Supervisor:
     def _part_died(self, part: Part, error: BaseException) -> None:
         self._log.error("a thread died", thread=part.name, error=repr(error), exc_info=error)
         if part.vital:
-            raise SystemExit(1) from error  # nobody renews, or nobody settles: let the locks go
+            raise ProtocolError(f"the {part.name} thread died: {error!r}") from error
         self._exit_code = 1
         self._drain()
 
 
-def _make_base() -> Path:
+def _make_base(name: str) -> Path:
     """Make the folder of the jobs' workdirs, and see that the kernel tells who is whose child."""
     if not Path("/proc/thread-self/children").exists():
         raise ConfigError(
             "the kernel has no /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN): heavyq cannot clean up here"
         )
     try:
-        return Path(tempfile.mkdtemp(prefix="heavyq-"))
+        return Path(tempfile.mkdtemp(prefix=f"heavyq-{name}-"))
     except OSError as error:
         raise ConfigError(f"no folder for the jobs' files: {error}; set TMPDIR to one that can be written") from error
 

@@ -39,12 +39,7 @@ def child(bull: NodeQueue) -> str:
     return job_id
 
 
-def deduplicated(bull: NodeQueue) -> str:
-    """A job for which the last add of its deduplication id is kept while it is active."""
-    return bull.add({"a": 1}, deduplication={"id": "d", "keepLastIfActive": True})
-
-
-DUTIES = {"scheduler": scheduled, "parent": child, "deduplication": deduplicated}
+DUTIES = {"scheduler": scheduled, "parent": child}
 
 
 @pytest.mark.parametrize("duty", DUTIES)
@@ -140,3 +135,16 @@ def test_a_plain_deduplication_id_is_let_go_at_the_end(bull: NodeQueue, heavyq_w
     eventually(lambda: bull.state(first) == bull.state(second) == "completed", 15, "both are completed")
     assert bull.add(deduplication={"id": "t"}) == second  # its time to live still runs
     assert bull.add(deduplication={"id": "d"}) not in (first, second)
+
+
+def test_the_last_add_kept_back_while_heavyq_runs_the_first_is_requeued(
+    bull: NodeQueue, heavyq_worker: StartWorker, ours: Rig
+) -> None:
+    keep = {"id": "d", "keepLastIfActive": True}
+    first = bull.add({"ms": 3000}, deduplication=keep)
+    heavyq_worker()
+    eventually(lambda: bull.state(first) == "active", 15, "active")
+    assert bull.add({"ms": 1}, deduplication=keep) == first
+    assert bull.add({"ms": 2}, deduplication=keep) == first
+    eventually(lambda: bull.state(first) == "completed", 15, "completed")
+    eventually(lambda: ours.raw.zcard(ours.key("completed")) == 2, 15, "the last add has run, once")

@@ -227,11 +227,6 @@ def test_traces_appended_one_by_one_are_all_there(traces: list[str]) -> None:
         ({b"parentKey": b"bull:q:1"}, "parent"),
         ({b"parent": b'{"id":"1"}'}, "parent"),
         ({b"deid": b"d"}, None),
-        ({b"deid": b"d", b"opts": b'{"de":{"id":"d","ttl":500}}'}, None),
-        ({b"deid": b"d", b"opts": b'{"de":{"id":"d","keepLastIfActive":true}}'}, "deduplication"),
-        ({b"deid": b"d", b"opts": b'{"de":{"id":"d","keepLastIfActive":false}}'}, None),
-        ({b"deid": b"d", b"opts": b"no json"}, "deduplication"),
-        ({b"opts": b'{"de":{"id":"d","keepLastIfActive":true}}'}, None),
         ({b"defa": b"x"}, None),
     ],
 )
