@@ -53,7 +53,6 @@ class Nursery:
         self._current: Zygote | None = None
         self._dying: list[Zygote] = []
         self._unasked: list[ChildProcess] = []
-        self._asked_s: dict[int, float] = {}
         self._leaving = False
         self._log = structlog.get_logger().bind(thread="control")
 
@@ -75,7 +74,7 @@ class Nursery:
 
     def ask(self, child: ChildProcess) -> None:
         """Ask for a child, now or as soon as somebody can be asked."""
-        self._asked_s[child.number] = self._loop.now_s
+        child.asked_s = self._loop.now_s
         if self._current is None or not self._current.fork(child, self._options_of(child)):
             self._unasked.append(child)
 
@@ -111,15 +110,14 @@ class Nursery:
         zygote = self._current
         if zygote is None or not zygote.imported:
             return
-        for number in zygote.unanswered:
-            if self._loop.now_s - self._asked_s.get(number, self._loop.now_s) > _ANSWER_LIMIT_S:
-                self._log.error("the zygote does not answer: killing it", pid=zygote.pid)
-                kill_pid(zygote.pid)
-                return
+        if any(self._loop.now_s - child.asked_s > _ANSWER_LIMIT_S for child in zygote.unanswered.values()):
+            self._log.error("the zygote does not answer: killing it", pid=zygote.pid)
+            kill_pid(zygote.pid)
 
     def leave(self) -> None:
         """The worker ends: nobody is forked any more, a zygote that dies is not replaced."""
         self._leaving = True
+        self._unasked.clear()
 
     def _ask_again(self, child: ChildProcess) -> None:
         if self._leaving or not isinstance(child.state, Starting):

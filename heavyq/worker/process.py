@@ -42,6 +42,7 @@ class ChildProcess:
         self.killed_by_us: str | None = None
         self.cpu_told_s = 0.0  # up to its last report: what it used since then is its present job's
         self.start_error: str | None = None
+        self.asked_s = now_s  # when the zygote was last asked for it
         self.open_channel()
 
     def open_channel(self) -> None:
