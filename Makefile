@@ -40,8 +40,9 @@ interop: $(VENV)/.dev  ## with real BullMQ, v5 and v6 (needs node and npm)
 	@npm --prefix tests/interop install --no-save --no-audit --no-fund --loglevel=error
 	@$(BIN)/python -m pytest tests/interop
 
-chaos: $(VENV)/.dev  ## processes and servers killed and stopped at bad moments
+chaos: $(VENV)/.dev  ## processes and servers killed at bad moments; and what takes long
 	@$(BIN)/python -m pytest tests/chaos
+	@$(BIN)/python -m pytest tests/integration -m long
 
 docs: $(VENV)/.dev  ## make the pages that are made from the code
 	@$(BIN)/python -m heavyq.config.reference > docs/reference/options.md

@@ -7,7 +7,6 @@ and a process that the job forks finds the channel closed.
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import threading
 from collections import deque
@@ -16,8 +15,7 @@ from typing import Any
 
 from heavyq.errors import NotInJobProcess
 from heavyq.linux.frames import Frame, FrameReader, pack
-
-_ALL_SIGNALS = signal.valid_signals()
+from heavyq.linux.process import signals_held
 
 
 class Channel:
@@ -41,18 +39,16 @@ class Channel:
             raise NotInJobProcess(
                 "the job's API works only in the job's own process; return the value from the forked process instead"
             )
-        with self._lock:
-            self._send_whole(pack(kind, head, body))
+        data = pack(kind, head, body)
+        # A handler of the user's must not raise in the middle of a frame, nor send one of its own there.
+        with signals_held(), self._lock:
+            self._send_whole(data)
 
     def _send_whole(self, data: bytes) -> None:
-        """Send all of it or end: a stop raised by a signal handler of the user's must not leave half a frame."""
-        masked = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
         try:
             self._sock.sendall(data)
-        except BaseException:  # noqa: BLE001 - the supervisor is gone, or a handler raised in the middle
+        except BaseException:  # noqa: BLE001 - the supervisor is gone; or a signal that came in before it was held
             os._exit(1)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
 
     def receive(self) -> Frame | None:
         """Wait for the next frame; None when the supervisor is gone."""

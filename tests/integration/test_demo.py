@@ -140,6 +140,7 @@ def test_job_of_a_demo_that_is_over_fails_before_it_works(processors: Any, tmp_p
 # ---- the whole demo ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.timeout(WHOLE_S + 30)
 @pytest.mark.usefixtures("processors")
 def test_demo_completes_its_jobs_and_the_killed_one_by_its_checkpoint(

@@ -173,6 +173,7 @@ class Reader:
         return python((self.folder / argv[0]).read_text(), self.folder, self.env)
 
 
+@pytest.mark.long
 def test_the_quickstart_as_it_is_told(tmp_path: Path) -> None:
     reader = Reader(tmp_path)
     try:
