@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 from setproctitle import setproctitle
 
 from heavyq.bullmq.job_hash import CHECKPOINT, Unreadable
-from heavyq.bullmq.options import WireOptions
 from heavyq.config import text_of, what_was_raised
 from heavyq.core.outcome import Failure
 from heavyq.errors import NotInJobProcess, PayloadError
@@ -239,9 +238,9 @@ def _info(birth: Birth, head: Mapping[str, Any], parts: Mapping[bytes, bytes], n
         timestamp_ms=_read_field("timestamp", _milliseconds, parts[b"timestamp"] or b"0"),
         slot=birth.slot,
         workdir=birth.workdir,
-        opts=WireOptions.read(parts[b"opts"]),
-        progress=_read_field("progress", json.loads, parts[b"progress"] or b"0"),
-        checkpoint=_read_field(CHECKPOINT, json.loads, parts[CHECKPOINT.encode()] or b"null"),
+        opts=parts[b"opts"],
+        progress=_read_field("progress", json.loads, parts[b"progress"]) if parts[b"progress"] else 0,
+        checkpoint=_read_field(CHECKPOINT, json.loads, saved) if (saved := parts[CHECKPOINT.encode()]) else None,
     )
 
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic
+from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
+from heavyq.bullmq.options import WireOptions
 from heavyq.job import wire
 from heavyq.queue.typed import to_json
-
-if TYPE_CHECKING:
-    from heavyq.bullmq.options import WireOptions
 
 P = TypeVar("P", default=dict[str, Any])
 R = TypeVar("R", default=Any)
@@ -40,7 +39,7 @@ class JobInfo:
     timestamp_ms: int
     slot: int
     workdir: Path
-    opts: WireOptions
+    opts: bytes
     progress: Any
     checkpoint: Any
 
@@ -96,9 +95,9 @@ class Job(Generic[P, R]):
     def workdir(self) -> Path:
         return self._info.workdir
 
-    @property
+    @cached_property
     def opts(self) -> WireOptions:
-        return self._info.opts
+        return WireOptions.read(self._info.opts)  # the supervisor has found that they can be read
 
     @property
     def timestamp(self) -> datetime:

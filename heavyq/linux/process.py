@@ -49,7 +49,7 @@ def children_of(pid: int) -> list[int]:
     except OSError:
         return found
     for task in tasks:
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{task}/children", "rb") as f:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{task}/children", "rb", buffering=0) as f:
             found.extend(map(int, f.read().split()))
     return found
 

@@ -43,7 +43,7 @@ def cpu_s(pid: int) -> float | None:
 def reset_peak() -> None:
     """Set this process's VmHWM back to its present size, so that a job's peak is its own."""
     try:
-        with open("/proc/self/clear_refs", "wb") as f:
+        with open("/proc/self/clear_refs", "wb", buffering=0) as f:
             f.write(b"5")
     except OSError:  # a kernel without it: the peak is then the child's, not the job's
         return
@@ -52,10 +52,7 @@ def reset_peak() -> None:
 def peak_rss_bytes() -> int:
     """VmHWM of this process, in bytes; 0 where the kernel does not tell."""
     try:
-        with open("/proc/self/status", "rb") as f:
-            for line in f:
-                if line.startswith(b"VmHWM:"):
-                    return int(line.split()[1]) * 1024
+        with open("/proc/self/status", "rb", buffering=0) as f:
+            return int(f.read().partition(b"VmHWM:")[2].split(maxsplit=1)[0]) * 1024
     except (OSError, IndexError, ValueError):
-        pass
-    return 0
+        return 0

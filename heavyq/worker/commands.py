@@ -18,7 +18,7 @@ import structlog
 from heavyq.bullmq.op import Op
 from heavyq.errors import HeavyqError, RedisUnavailable
 from heavyq.store.client import Client
-from heavyq.worker.part import Inbox, Part
+from heavyq.worker.part import Call, Inbox, Part
 
 _PIPELINE_MAX = 128
 _PAUSE_FIRST_S, _PAUSE_MAX_S = 0.05, 1.0
@@ -28,13 +28,14 @@ _PAUSE_FIRST_S, _PAUSE_MAX_S = 0.05, 1.0
 class Command:
     """One operation on its way.
 
-    op: sent first. again: sent instead after a lost reply (a lease looks for its own token first); None: `op`.
+    op: sent first. again: makes what is sent instead after a lost reply (a lease looks for its own token first);
+    None: `op` itself.
     done: called on the control loop with the result, or with the HeavyqError that no repeat mends.
     """
 
     op: Op[Any]
     done: Callable[[Any], None] | None = None
-    again: Op[Any] | None = None
+    again: Callable[[], Op[Any]] | None = None
 
 
 @dataclass(slots=True)
@@ -120,17 +121,21 @@ class Commands(Part):
         except HeavyqError as error:  # of the whole batch: whatever it says, nothing is known of what was sent
             replies = [RedisUnavailable(str(error))] * len(commands)
         again: list[Command] = []
+        answered: list[Call] = []
         for command, reply in zip(commands, replies, strict=True):
             if isinstance(reply, RedisUnavailable):
                 self._note_away(reply)
                 if command.op.replayable or command.again:
-                    again.append(Command(command.again or command.op, command.done, command.again))
+                    op = command.again() if command.again else command.op
+                    again.append(Command(op, command.done, command.again))
                     continue
             if command.done:
-                self.inbox.post(command.done, reply)
+                answered.append((command.done, (reply,)))
             elif isinstance(reply, HeavyqError):
                 what = "was lost" if isinstance(reply, RedisUnavailable) else "was refused by redis"
                 self._log.error(f"a write {what}", verb=command.op.verb, error=str(reply))
+        if answered:
+            self.inbox.post_all(answered)
         return again
 
     def _note_away(self, error: HeavyqError) -> None:

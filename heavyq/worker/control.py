@@ -7,9 +7,11 @@ Redis is behind `commands`, processes are behind `crew`. Runs on the loop, never
 from __future__ import annotations
 
 import itertools
+import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, assert_never
 
 import structlog
@@ -114,6 +116,7 @@ class Control:
         self.draining = False
         self.changed = True
         self._log = structlog.get_logger().bind(thread="control")
+        self._tells_all = self._log.is_enabled_for(logging.DEBUG)
         self.crew: Crew
 
     # ---- seats, leases, children
@@ -138,11 +141,14 @@ class Control:
                 self._arm(one)
 
     def _free_seats(self) -> int:
+        runs = sum(run.holds_seat for run in self.runs.values())
+        if runs + self._asked >= self._concurrency:
+            return 0  # whatever the children do
         if not self.crew.may_make and not any(self._is_idle(c) for c in self.crew.children.values()):
             return 0
         return fleet.free_seats(
             concurrency=self._concurrency,
-            runs=sum(run.holds_seat for run in self.runs.values()),
+            runs=runs,
             leases_asked=self._asked,
             children_leaving=sum(_leaving(child) for child in self.crew.children.values()),
         )
@@ -166,7 +172,7 @@ class Control:
         return Command(
             lease(served.key, **op),  # type: ignore[arg-type]
             lambda reply: self._leased(served, reply, asked_s),
-            again=lease(served.key, **op, replay=True),  # type: ignore[arg-type]
+            again=partial(lease, served.key, **op, replay=True),  # type: ignore[arg-type]
         )
 
     def _leased(self, served: Served, reply: LeaseReply | HeavyqError, asked_s: float) -> None:
@@ -286,7 +292,8 @@ class Control:
 
     def _apply(self, run: Run, event: life.RunEvent) -> None:
         run.state, actions = life.decide(run.state, event)
-        self._log.debug("run", **_about(run), happened=type(event).__name__, now=type(run.state).__name__)
+        if self._tells_all:
+            self._log.debug("run", **_about(run), happened=type(event).__name__, now=type(run.state).__name__)
         self._perform(run, actions)
 
     def _perform(self, run: Run, actions: tuple[life.Action, ...]) -> None:
@@ -451,7 +458,8 @@ class Control:
             stack = frame.body.decode("utf-8", "replace") or None
             self._apply(run, life.Raised(Failure(head["reason"], head["detail"], stack=stack), usage))
         run.child = None  # from here on the child may have another run
-        self.changed = True
+        if self._waiting or not run.seat_passed:  # else there is nothing to give out until Redis answers
+            self.changed = True
 
     def _progressed(self, run: Run, value: bytes) -> None:
         run.progress = value

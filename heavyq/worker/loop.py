@@ -12,12 +12,12 @@ import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 from heavyq.linux.clock import monotonic_s
 from heavyq.worker.part import Inbox
 
 TICK_S = 0.5
+_READ_BYTES = 64 * 1024
 _GAP_S = 3 * TICK_S  # of one turn no more than this counts: the rest is a sleep of the whole machine
 
 
@@ -93,11 +93,16 @@ class SignalPipe:
 
 
 def read_ready(fd: int, budget: int) -> tuple[bytes, bool]:
-    """Read what is there now, at most `budget` bytes; return it and whether the end was seen."""
+    """Read what is there now, at most `budget` bytes; return it and whether the end was seen.
+
+    After a short read nothing is left for now: to ask once more would cost an exception.
+    """
     chunks: list[bytes] = []
-    while budget > 0:
+    short = False
+    while budget > 0 and not short:
+        wanted = min(budget, _READ_BYTES)
         try:
-            data: Any = os.read(fd, min(budget, 65536))
+            data = os.read(fd, wanted)
         except BlockingIOError:
             break
         except OSError:
@@ -106,4 +111,5 @@ def read_ready(fd: int, budget: int) -> tuple[bytes, bool]:
             return b"".join(chunks), True
         chunks.append(data)
         budget -= len(data)
+        short = len(data) < wanted
     return b"".join(chunks), False

@@ -11,8 +11,10 @@ import os
 import queue
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
+
+Call = tuple[Callable[..., None], tuple[Any, ...]]
 
 
 class Inbox:
@@ -20,11 +22,16 @@ class Inbox:
 
     def __init__(self) -> None:
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._calls: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[Call] = queue.SimpleQueue()
 
     def post(self, call: Callable[..., None], *args: Any) -> None:
         """Have control call `call(*args)` in its next round. From any thread."""
-        self._calls.put((call, args))
+        self.post_all([(call, args)])
+
+    def post_all(self, calls: Iterable[Call]) -> None:
+        """Have control make these calls, in this order, and wake it once for all of them."""
+        for call in calls:
+            self._calls.put(call)
         os.eventfd_write(self.fd, 1)
 
     def deliver(self) -> None:

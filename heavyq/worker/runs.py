@@ -7,6 +7,7 @@ decision of `core.run` to one operation of `bullmq.ops`. Parses a job's small fi
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections import deque
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,7 @@ from heavyq.core.outcome import Failure, Usage
 from heavyq.linux.clock import epoch_ms
 
 LOG_ROWS_KEPT = 1_000
+_KNOWN_OPTS_BYTES_MAX = 4096
 _OPTS_BYTES_MAX = 1024 * 1024
 _LAST_LINES = 20
 _PROGRESS_SHOWN_MAX = 4096
@@ -71,6 +73,13 @@ class Run:
         self.lines.clear()
 
 
+_known_opts = functools.lru_cache(maxsize=256)(WireOptions.read)  # most jobs of a queue have the same options
+
+
+def _read_opts(raw: bytes) -> WireOptions:
+    return _known_opts(raw) if len(raw) <= _KNOWN_OPTS_BYTES_MAX else WireOptions.read(raw)
+
+
 def read_job(job: LeasedJob, roll: float) -> tuple[life.JobFacts, WireOptions]:
     """Read what the decisions need from a job's hash. roll: random in [0, 1), for the backoff's jitter."""
     fields = job.fields
@@ -81,7 +90,7 @@ def read_job(job: LeasedJob, roll: float) -> tuple[life.JobFacts, WireOptions]:
             raise Unreadable("opts", f"{len(raw_opts)} bytes; at most {_OPTS_BYTES_MAX} are read")
         if b"name" not in fields or b"data" not in fields:
             raise Unreadable("name" if b"name" not in fields else "data", "the field is missing from the job's hash")
-        opts = WireOptions.read(raw_opts)
+        opts = _read_opts(raw_opts)
     except Unreadable as error:
         opts = WireOptions.read(b"{}")
         unreadable = Failure("unreadable", str(error))

@@ -28,6 +28,7 @@ APP = """
     import ctypes
     import multiprocessing
     import os
+    import shutil
     import signal
     import subprocess
     import sys
@@ -81,6 +82,62 @@ APP = """
     def close_all(job):
         os.closerange(0, 256)
         time.sleep(30)
+
+
+    @q.processor("fork-returns")
+    def fork_returns(job):
+        return "forked" if os.fork() == 0 else "parent"
+
+
+    @q.processor("remove-workdir")
+    def remove_workdir(job):
+        shutil.rmtree(job.workdir)
+        return "removed"
+
+
+    @q.processor("no-text")
+    def no_text(job):
+        class Mute(Exception):
+            def __str__(self):
+                raise RuntimeError
+
+        raise Mute
+
+
+    @q.processor("exec")
+    def become_another_program(job):
+        os.execvp("sleep", ["sleep", "0.1"])
+
+
+    @q.processor("kill-group")
+    def kill_group(job):
+        os.killpg(0, signal.SIGKILL)
+
+
+    @q.processor("reap-all")
+    def reap_all(job):
+        try:
+            while True:
+                os.waitpid(-1, 0)
+        except ChildProcessError:
+            return "none left"
+
+
+    @q.processor("thread-left")
+    def thread_left(job):
+        def tell_for_ever():
+            while True:
+                job.update_progress(f"late news of {job.id}")
+                time.sleep(0.001)
+
+        threading.Thread(target=tell_for_ever).start()
+        return "returned"
+
+
+    @q.processor("progress")
+    def progress(job):
+        time.sleep(0.3)
+        return job.progress
 
 
     @q.processor("segfault")
@@ -296,6 +353,29 @@ def test_child_that_dies_after_half_a_result_has_failed_its_job(
     assert reason(record) == ("signal", 9)
     assert record.returnvalue is None
     assert jobs.result(jobs.add("pid")) != child.pid
+
+
+def test_jobs_that_mistreat_their_process_do_no_harm_to_others(run_worker: Callable[..., Worker], jobs: Jobs) -> None:
+    run_worker(APP, "-c", "1")
+    expected = {
+        "fork-returns": ("completed", '"parent"'),
+        "remove-workdir": ("completed", '"removed"'),
+        "no-text": ("failed", "exception"),
+        "exec": ("failed", "exit"),
+        "kill-group": ("failed", "signal"),
+        "reap-all": ("completed", '"none left"'),
+        "thread-left": ("completed", '"returned"'),
+        "progress": ("completed", "0"),  # what the thread tells is of no interest to the next job
+    }
+    ids = {name: jobs.add(name) for name in expected}
+    found = {}
+    for name, job_id in ids.items():
+        record = jobs.wait(job_id)
+        ended = (record.returnvalue or b"").decode() or (record.failure or {})["reason"]
+        found[name] = (record.state, ended)
+    assert found == expected
+    assert jobs.read(ids["progress"]).progress is None
+    assert jobs.result(jobs.add("pid"))
 
 
 HOWS = ("plain", "setsid, empty environment", "double fork", "deaf to TERM, leads a group")

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from heavyq.bullmq.options import WireOptions
 from heavyq.demo import show
 from heavyq.demo.queues import Clip, Rung, Search, Trial
 from heavyq.job import wire
@@ -60,7 +59,7 @@ class Sent:
             timestamp_ms=0,
             slot=0,
             workdir=workdir,
-            opts=WireOptions.read(b"{}"),
+            opts=b"{}",
             progress=0,
             checkpoint=None if checkpoint is None else json.loads(to_json(checkpoint)),
         )

@@ -33,6 +33,7 @@ pytestmark = pytest.mark.timeout(60)
 
 APP = """
     import os
+    import signal
     import subprocess
     import time
 
@@ -67,6 +68,12 @@ APP = """
         subprocess.Popen(["setsid", "sleep", job.data["mark"]])
         begin(job)
         time.sleep(600)
+
+
+    @q.processor("stopped")
+    def stopped(job):
+        begin(job)
+        os.kill(os.getpid(), signal.SIGSTOP)
 
 
     @q.processor("stubborn")
@@ -171,6 +178,18 @@ def test_second_int_stops_now(run_worker: Callable[..., Worker], jobs: Jobs, ran
     os.kill(worker.pid, signal.SIGINT)
     ends(worker, within_s=3)
     assert sorted(jobs.waiting()) == sorted(running)
+
+
+def test_stopped_child_is_handed_back_like_any_other(
+    run_worker: Callable[..., Worker], jobs: Jobs, ran: Callable[[str], None]
+) -> None:
+    worker = run_worker(APP, "-c", "1", "--drain-timeout", "0s")
+    running = jobs.add("stopped")
+    ran(running)
+    worker.term()
+    ends(worker, within_s=3)
+    assert jobs.waiting() == [running]
+    assert jobs.read(running).attempts_made == 0
 
 
 def test_quit_stops_at_once(run_worker: Callable[..., Worker], jobs: Jobs, ran: Callable[[str], None]) -> None:
