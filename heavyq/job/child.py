@@ -129,7 +129,7 @@ def _run_one(birth: Birth, channel: Channel, frame: Frame, standing: frozenset[i
     global _current  # noqa: PLW0603 - one job at a time, and log records are made anywhere
     head = frame.head
     queue_name, job_id = head["queue"], head["id"]
-    setproctitle(f"heavyq child {queue_name} {job_id}")
+    setproctitle(f"heavyq child {queue_name} {job_id}".replace("\0", "?"))
     procfs.reset_peak()
     started_s, cpu_before_s = time.monotonic(), _cpu_s()
     parts = dict(zip(wire.JOB_PARTS, frame.parts(), strict=True))

@@ -11,7 +11,7 @@ from heavyq.bullmq.job_hash import CHECKPOINT as CHECKPOINT_FIELD
 
 # supervisor -> zygote
 CONFIGURE = b"C"  # head: ZygoteConfig
-FORK = b"F"  # head: {child, slot}; two descriptors travel with it: the child's socket, its log pipe
+FORK = b"F"  # head: {child, slot, workdir, nice, oom_score_adj}; two descriptors come with it: socket, log pipe
 
 # zygote (or a middle process) -> supervisor
 CATALOGUE = b"K"  # head: {}; body: JSON, see `zygote.catalogue`

@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from heavyq.bullmq.op import Op
-from heavyq.errors import HeavyqError, RedisUnavailable
+from heavyq.errors import HeavyqError, ProtocolError, RedisUnavailable
 from heavyq.store.client import Client
 from heavyq.worker.part import Call, Inbox, Part
 
@@ -116,10 +116,7 @@ class Commands(Part):
 
     def _run(self, commands: Sequence[Command]) -> list[Command]:
         """Send a batch; return what must be sent again, in order."""
-        try:
-            replies = self._client.run_many([c.op for c in commands])
-        except HeavyqError as error:  # of the whole batch: whatever it says, nothing is known of what was sent
-            replies = [RedisUnavailable(str(error))] * len(commands)
+        replies = self._replies(commands)
         again: list[Command] = []
         answered: list[Call] = []
         for command, reply in zip(commands, replies, strict=True):
@@ -137,6 +134,16 @@ class Commands(Part):
         if answered:
             self.inbox.post_all(answered)
         return again
+
+    def _replies(self, commands: Sequence[Command]) -> list[Any]:
+        try:
+            return self._client.run_many([c.op for c in commands])
+        except HeavyqError as error:  # of the whole batch: whatever it says, nothing is known of what was sent
+            return [RedisUnavailable(str(error))] * len(commands)
+        except Exception as error:  # noqa: BLE001 - one that cannot be put into bytes must not take the others along
+            if len(commands) > 1:
+                return [reply for command in commands for reply in self._replies([command])]
+            return [ProtocolError(f"{commands[0].op.verb} cannot be sent: {error!r}")]
 
     def _note_away(self, error: HeavyqError) -> None:
         if not self.away:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from heavyq.config import QueueSettings
 from heavyq.core import child as child_life
 from heavyq.core import fleet
 from heavyq.core import run as life
-from heavyq.core.outcome import Failure, Usage
+from heavyq.core.outcome import REASONS, Failure, Usage
 from heavyq.errors import HeavyqError, ProtocolError
 from heavyq.job import wire
 from heavyq.linux import procfs
@@ -446,11 +447,9 @@ class Control:
 
     def _reported(self, run: Run, child: ChildProcess, frame: Frame) -> None:
         head = frame.head
-        if head["run"] != run.number:
-            raise ProtocolError(f"a report of run {head['run']} while {run.number} is running")
+        usage, cpu_total_s = _check_report(run, frame)
         child.drain_lines()
-        child.cpu_told_s = head["cpu_total_s"]
-        usage = Usage(head["usage"]["peak_rss_bytes"], head["usage"]["cpu_s"], head["usage"]["wall_s"])
+        child.cpu_told_s = cpu_total_s
         self.crew.apply(child, child_life.RunOver(bool(head["clean"]), self.crew.charge(child)))
         if frame.kind == wire.RESULT:
             self._apply(run, life.Reported(frame.body, usage))
@@ -553,6 +552,19 @@ class Control:
                 pass  # told when it was leased
             case _:
                 assert_never(settlement)
+
+
+def _check_report(run: Run, frame: Frame) -> tuple[Usage, float]:
+    """Return what a report says was used. Raises if it is none of ours: user code can write to our socket."""
+    head, told = frame.head, frame.head["usage"]
+    if head["run"] != run.number:
+        raise ProtocolError(f"a report of run {head['run']} while {run.number} is running")
+    numbers = (told["peak_rss_bytes"], told["cpu_s"], told["wall_s"], head["cpu_total_s"])
+    if not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
+        raise ProtocolError("a report whose usage is no numbers")
+    if frame.kind == wire.FAILURE and not (head["reason"] in REASONS and isinstance(head["detail"], str)):
+        raise ProtocolError("a failure without a reason that we know")
+    return Usage(*numbers[:3]), numbers[3]
 
 
 def _about(run: Run) -> dict[str, Any]:

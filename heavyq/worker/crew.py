@@ -111,17 +111,23 @@ class Crew:
         try:
             workdir.mkdir(mode=0o700, parents=True)
             child = ChildProcess(number, slot, kind, kind.limits, workdir, self._loop.now_s)
-        except OSError as error:  # no space, no descriptors: the worker waits, it does not end
+        except OSError as error:  # no space, no descriptors: tried again a few times
             self._count_failure(f"{type(error).__name__}: {error}")
             return
         self.children[number] = child
         child.watch(self._loop, self._frame, self._events.line, self._broken)
         self._nursery.ask(child)
 
-    def _renew(self, child: ChildProcess) -> None:
+    def _renew(self, child: ChildProcess) -> bool:
         child.close_channel()
-        child.open_channel()
+        try:
+            child.open_channel()
+        except OSError as error:
+            child.start_error = str(error)
+            self._gone(child, exited(1))
+            return False
         child.watch(self._loop, self._frame, self._events.line, self._broken)
+        return True
 
     def _give_up(self, child: ChildProcess) -> None:
         if child.number in self.children:
@@ -133,10 +139,17 @@ class Crew:
         if child is None:  # given up meanwhile: it falls to us as a stray
             return
         child.close_their_ends()
+        try:
+            child.pidfd = os.pidfd_open(pid)  # works on a zombie too
+        except OSError as error:  # no descriptor is left: it falls to us as a stray
+            child.start_error = str(error)
+            self._gone(child, exited(1))
+            return
         child.pid = pid
-        child.pidfd = os.pidfd_open(pid)  # works on a zombie too
         self._by_pid[pid] = child
         self._loop.watch(child.pidfd, lambda: self._maybe_died(child))
+        if child.killed_by_us:  # while it had no name
+            self.kill(child, child.killed_by_us)
 
     def _not_forked(self, number: int, error: str) -> None:
         child = self.children.get(number)
@@ -253,9 +266,8 @@ class Crew:
         if done:
             self._condemned.discard(pid)
             return True
-        if pid not in self._condemned:
+        if pid not in self._condemned and self._sweeper.kill_stray(pid):
             self._condemned.add(pid)
-            self._sweeper.kill_stray(pid)
         return False
 
     def _maybe_died(self, child: ChildProcess) -> None:

@@ -89,7 +89,9 @@ class SignalPipe:
             while self._read.recv(4096):
                 pass
         while self._pending:
-            self._received(self._pending.popitem()[0])
+            signum = next(iter(self._pending))  # in the order in which they came
+            del self._pending[signum]
+            self._received(signum)
 
 
 def read_ready(fd: int, budget: int) -> tuple[bytes, bool]:

@@ -27,12 +27,13 @@ class NurseryEvents:
     """What the crew is told.
 
     failed: a zygote could not be started, or ended; with the seconds that it had lived. given_up: nobody will fork
-    this child any more. renewed: a child that was not answered needs a new channel before it is asked for again.
+    this child any more. renewed: a child that was not answered needs a new channel before it is asked for again;
+    False if it could not be had, and the child is given up.
     """
 
     failed: Callable[[str, float], None]
     given_up: Callable[[ChildProcess], None]
-    renewed: Callable[[ChildProcess], None]
+    renewed: Callable[[ChildProcess], bool]
 
 
 class Nursery:
@@ -108,9 +109,10 @@ class Nursery:
         for child in unasked:
             self.ask(child)
         zygote = self._current
-        if zygote is None or not zygote.imported:
+        if zygote is None or zygote.imported_s is None:
             return
-        if any(self._loop.now_s - child.asked_s > _ANSWER_LIMIT_S for child in zygote.unanswered.values()):
+        since_s = [max(child.asked_s, zygote.imported_s) for child in zygote.unanswered.values()]
+        if since_s and self._loop.now_s - min(since_s) > _ANSWER_LIMIT_S:
             self._log.error("the zygote does not answer: killing it", pid=zygote.pid)
             kill_pid(zygote.pid)
 
@@ -123,8 +125,8 @@ class Nursery:
         if self._leaving or not isinstance(child.state, Starting):
             self._events.given_up(child)
             return
-        self._events.renewed(child)
-        self.ask(child)
+        if self._events.renewed(child):
+            self.ask(child)
 
     def _all(self) -> list[Zygote]:
         return [*self._dying, *([self._current] if self._current else [])]

@@ -361,23 +361,28 @@ class Supervisor:
         kill_all_below(tick=self._pulse.beat)
         if self._control is None:
             return
-        with contextlib.suppress(HeavyqError):
-            client = Client(self._catalogue.url, timeout_s=2.0)
-            client.run_many(self._control.last_words())
-            client.close()
+        self._commands.join(2.0)  # a lease that is under way is ours too
+        with contextlib.suppress(Exception):
+            self._control.draining = True
+            self._loop.inbox.deliver()
+        client = Client(self._catalogue.url, timeout_s=2.0)
+        for op in self._control.last_words():
+            with contextlib.suppress(Exception):  # one that cannot be told must not keep back the others
+                client.run(op)
+        client.close()
 
     def _die_with_guard(self) -> NoReturn:
         kill_all_below(tick=self._pulse.beat)
-        self._remove_base()
+        self._remove_base(within_s=0.3)  # nobody waits for us any more: be gone
         os._exit(1)
 
-    def _remove_base(self) -> None:
+    def _remove_base(self, within_s: float = _REMOVE_LIMIT_S) -> None:
         """Remove what is left of the workdirs, within a time: a job may have left a million files."""
         if self._base is None:
             return
         thread = threading.Thread(target=shutil.rmtree, args=(self._base, True), daemon=True)
         thread.start()
-        deadline_s = monotonic_s() + _REMOVE_LIMIT_S
+        deadline_s = monotonic_s() + within_s
         while thread.is_alive() and monotonic_s() < deadline_s:
             thread.join(0.1)
             self._pulse.beat()

@@ -37,14 +37,24 @@ class Sweeper(Part):
         Frozen first, so that nothing below it is started or reaped meanwhile. multiprocessing's trackers are
         spared here: they fall to us as strays, and have a second to empty /dev/shm.
         """
-        own = os.dup(pidfd)
+        try:
+            own = os.dup(pidfd)
+        except OSError:  # no descriptor is left: at least the child itself
+            _signal(pidfd, signal.SIGKILL)
+            return
         self._jobs.put(lambda: _kill_tree(pid, own))
 
-    def kill_stray(self, pid: int) -> None:
-        """Kill a process that fell to us. It is our unreaped child, so its pid stands until control reaps it."""
-        with contextlib.suppress(ProcessLookupError):
+    def kill_stray(self, pid: int) -> bool:
+        """Kill a process that fell to us; False if it must be tried again.
+
+        It is our unreaped child, so its pid stands until control reaps it.
+        """
+        try:
             pidfd = os.pidfd_open(pid)
-            self._jobs.put(lambda: self._kill_stray(pid, pidfd))
+        except OSError:
+            return False
+        self._jobs.put(lambda: self._kill_stray(pid, pidfd))
+        return True
 
     def stop(self) -> None:
         super().stop()
@@ -74,19 +84,24 @@ class Sweeper(Part):
 
 def _kill_tree(pid: int, pidfd: int) -> None:
     _signal(pidfd, signal.SIGSTOP)
-    below = descendants_of(pid)
-    if not _signal(pidfd, 0):  # reaped before we looked: the pid may be a stranger's, what it left falls to us
-        os.close(pidfd)
-        return
-    tree = {pid, *below}
-    for one in below:
-        with contextlib.suppress(ProcessLookupError):
-            fd = os.pidfd_open(one)
-            # The pid may have been reused between the walk and the open: it counts only if it stands below.
-            if parent_of(one) in tree and not is_resource_tracker(one):
-                _signal(fd, signal.SIGKILL)
-            os.close(fd)
-    _send(pidfd, signal.SIGKILL)
+    try:
+        below = descendants_of(pid)
+        if not _signal(pidfd, 0):  # reaped before we looked: the pid may be a stranger's, what it left falls to us
+            return
+        tree = {pid, *below}
+        for one in below:
+            with contextlib.suppress(OSError):
+                _kill_if_below(one, tree)
+    finally:
+        _send(pidfd, signal.SIGKILL)  # whatever happened above: never leave it frozen
+
+
+def _kill_if_below(pid: int, tree: set[int]) -> None:
+    """Kill a descendant. Its pid may have been reused between the walk and now: it counts only if it stands below."""
+    fd = os.pidfd_open(pid)
+    if parent_of(pid) in tree and not is_resource_tracker(pid):
+        _signal(fd, signal.SIGKILL)
+    os.close(fd)
 
 
 def _signal(pidfd: int, signum: int) -> bool:

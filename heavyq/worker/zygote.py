@@ -6,6 +6,7 @@ user code: what the modules declare comes as the catalogue, one JSON frame.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -18,7 +19,7 @@ from typing import Any
 from heavyq.job import wire
 from heavyq.linux.clock import monotonic_s
 from heavyq.linux.frames import Frame, FrameReader, pack
-from heavyq.linux.process import close_quietly
+from heavyq.linux.process import close_quietly, kill_pid
 from heavyq.worker.lines import LineCutter
 from heavyq.worker.loop import Loop, read_ready
 from heavyq.worker.process import ChildProcess
@@ -56,27 +57,34 @@ class Zygote:
         self.unanswered: dict[int, ChildProcess] = {}
         self.closed = False
         self.born_s = monotonic_s()
-        self.imported = False
+        self.imported_s: float | None = None
         self._sock, theirs = socket.socketpair()
         self._sock.setblocking(False)
         self._log_read, log_write = os.pipe()
         os.set_blocking(self._log_read, False)
         caps = {name: str(threads) for name in _THREAD_CAPS if name not in os.environ}
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, str(theirs.fileno()), str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=log_write,
-            stderr=log_write,
-            pass_fds=[theirs.fileno()],
-            env={**os.environ, **caps},
-            process_group=0,
-        )
-        theirs.close()
-        os.close(log_write)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _START, str(theirs.fileno()), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=log_write,
+                stderr=log_write,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, **caps},
+                process_group=0,
+            )
+        except OSError:
+            self._sock.close()
+            os.close(self._log_read)
+            raise
+        finally:
+            theirs.close()
+            os.close(log_write)
         self.pid = self._process.pid
         loop.watch(self._sock.fileno(), self.drain)
         loop.watch(self._log_read, self._read_lines)
-        self._sock.sendall(pack(wire.CONFIGURE, config))
+        with contextlib.suppress(OSError):  # dead already: `reap` will tell
+            self._sock.sendall(pack(wire.CONFIGURE, config))
 
     def fork(self, child: ChildProcess, options: Mapping[str, Any]) -> bool:
         """Ask for a child; `forked` or `not_forked` answers. False if it did not take the request."""
@@ -96,8 +104,13 @@ class Zygote:
         """Hear every answer that is there. EOF means that no middle process is left to answer either."""
         while not self.closed:
             data, ended = read_ready(self._sock.fileno(), _READ_BUDGET)
-            for frame in self._reader.feed(data):
-                self._hear(frame)
+            try:
+                for frame in self._reader.feed(data):
+                    self._hear(frame)
+            except Exception as error:  # noqa: BLE001 - a module's code can write to the socket: the next zygote, then
+                self._events.line(f"heavyq: the zygote sent what makes no sense, it is killed: {error!r}"[:500])
+                kill_pid(self.pid)
+                ended = True
             if ended:
                 self._close()
             if not data:
@@ -122,7 +135,7 @@ class Zygote:
                 if self.unanswered.pop(frame.head["child"], None):
                     self._events.not_forked(frame.head["child"], frame.head["error"])
             case wire.CATALOGUE:
-                self.imported = True
+                self.imported_s = self._loop.now_s
                 self._events.catalogue(json.loads(frame.body))
             case wire.BROKEN:
                 self._events.broken(frame.head["error"], frame.body.decode("utf-8", "replace"))

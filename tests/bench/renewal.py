@@ -50,6 +50,7 @@ class LockWatch:
         self.place, self.job_id = place, job_id
         self._lock = place.key.key(f"{job_id}:lock")
         self._set_ms: list[int] = []
+        self._slowest_s = 0.0
 
     def look_for(self, seconds: float) -> None:
         """Look at the lock for so long."""
@@ -59,8 +60,10 @@ class LockWatch:
             time.sleep(_LOOK_EVERY_S)
 
     def look(self) -> None:
-        """Note when the lock was last set."""
+        """Note when the lock was last set, and how long the server took to say so."""
+        began_s = time.monotonic()
         expires_ms: Any = self.place.raw.pexpiretime(self._lock)
+        self._slowest_s = max(self._slowest_s, time.monotonic() - began_s)
         if expires_ms > 0 and (not self._set_ms or expires_ms - LOCK_MS != self._set_ms[-1]):
             self._set_ms.append(expires_ms - LOCK_MS)
 
@@ -78,4 +81,5 @@ class LockWatch:
             "late_worst_ms": max(late_ms),
             "lock_ms": LOCK_MS,
             "least_left_ms": LOCK_MS - max(gaps_ms),
+            "slowest_look_ms": round(self._slowest_s * 1000),
         }

@@ -31,7 +31,7 @@ class _Line:
 
 
 _LATE = "{late_worst_ms} ms (p50 {late_p50_ms})"
-_RENEWALS = "{renewals} renewals; a lock of {lock_ms} ms never had less than {least_left_ms} left"
+_RENEWALS = "a lock of {lock_ms} ms always had {least_left_ms} left; our slowest look at it took {slowest_look_ms} ms"
 _LINES = (
     _Line("dispatch", "dispatch: add to first line, p50", "{p50_ms} ms", "bare PING {ping_p50_ms} ms"),
     _Line("dispatch", "dispatch: p99", "{p99_ms} ms", "bare PING {ping_p99_ms} ms"),

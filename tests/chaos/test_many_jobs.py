@@ -168,7 +168,7 @@ def outcome(record: JobRecord) -> tuple[str | None, str | None, int | None]:
 def test_1000_mixed_jobs_are_settled_once_each_with_the_right_reason(
     run_worker: Callable[..., Worker], jobs: Jobs, tmp_path: Path
 ) -> None:
-    worker = run_worker(APP, "-c", "2", "--recycle-rss", "50Mi")
+    worker = run_worker(APP, "-c", "2", "--recycle-rss", "50Mi", env={"TMPDIR": str(tmp_path)})
     jobs.result(jobs.add("ok"))
     eventually(lambda: calm(worker), 5)
     open_before, threads_before = descriptors(worker), threads(worker)

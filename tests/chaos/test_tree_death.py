@@ -101,7 +101,7 @@ def test_nothing_survives_and_another_worker_runs_the_jobs(
     worker.kill(role, signum)
     what = f"{signal.Signals(signum).name} of the {role}"
     took(lambda: not [p for p in ours if p.still_runs()], all_s, f"{what}: the whole tree is gone", since_s)
-    took(lambda: not procs.marked(mark), all_s + 2, f"{what}: what the jobs had started is gone", since_s)
+    took(lambda: not procs.marked(mark), min(all_s + 2, 5.0), f"{what}: what the jobs had started is gone", since_s)
     worker.expect_gone(whole, within_s=0)
     assert worker.wait(5) == (-9 if role == "guard" else 1)
 

@@ -69,7 +69,7 @@ def test_renewal_tells_exactly_the_lost_leases(rig):
 
 def test_late_renewal_of_a_settled_job_makes_no_lock(rig):
     for verb in ("complete", "fail", "retry", "delay", "hand_back"):
-        job_id = rig.add()
+        rig.add()
         lease = rig.lease()
         rig.settle(verb, lease)
         before = rig.dump()

@@ -74,3 +74,49 @@ def test_a_dead_renewal_thread_hands_back_what_ran(
     worker = broken_worker(run_worker, tmp_path, "renewal", "renewal.Vouched.due")
     handed_back(worker, client, raw, q, job_id)
     assert "renewal thread died" in worker.log
+
+
+FORGER = """
+    import gc, time
+    from heavyq import Queue
+    from heavyq.job import channel, wire
+
+    q = Queue("q", remove_on_fail=False, attempts=1)
+
+    def forge(job, kind, head):
+        (ours,) = [c for c in gc.get_objects() if isinstance(c, channel.Channel)]
+        ours.send(kind, head, b"1")
+        time.sleep(30)
+
+    USAGE = {"peak_rss_bytes": 1, "cpu_s": 0.1, "wall_s": 0.1}
+    HEADS = [
+        (wire.RESULT, {"usage": USAGE, "cpu_total_s": "x"}),
+        (wire.RESULT, {"usage": {**USAGE, "cpu_s": []}, "cpu_total_s": 1}),
+        (wire.RESULT, {}),
+        (wire.FAILURE, {"usage": USAGE, "cpu_total_s": 1, "reason": "exception", "detail": {}}),
+        (wire.FAILURE, {"usage": USAGE, "cpu_total_s": 1, "reason": "?", "detail": ""}),
+        (b"?", {}),
+    ]
+
+    @q.processor("forge")
+    def forged(job):
+        kind, head = HEADS[job.data["n"]]
+        run = int(str(job._send.__self__._run))
+        forge(job, kind, {"run": run, "clean": True, **head})
+
+    @q.processor("quick")
+    def quick(job):
+        return "done"
+"""
+
+
+def test_a_report_that_user_code_has_forged_costs_that_job_alone(
+    run_worker: Callable[..., Worker], client: Client, raw: redis.Redis, q: QueueKey
+) -> None:
+    jobs = Jobs(client, raw, q)
+    worker = run_worker(FORGER, "-c", "1")
+    for n in range(6):
+        forged, quick = jobs.add("forge", {"n": n}), jobs.add("quick")
+        assert jobs.wait(forged, "failed").failure["reason"] == "exit"
+        assert jobs.result(quick) == "done"
+    assert worker.running

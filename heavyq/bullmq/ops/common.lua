@@ -29,9 +29,11 @@ local function digits(number)
   return string.format('%.0f', number)
 end
 
--- The leading integer of a stored text as JavaScript's parseInt reads it; 0 where there is none.
+-- The leading integer of a stored text as JavaScript's parseInt reads it; 0 where there is none, or none that a
+-- double holds exactly: what is written back must be a number to every reader.
 local function integer(text)
-  return tonumber(string.match(text or '', '^%s*([+-]?%d+)')) or 0
+  local number = tonumber(string.match(text or '', '^%s*([+-]?%d+)')) or 0
+  return math.abs(number) <= 9007199254740992 and number or 0
 end
 
 -- Argument `n` as a number. Called before the first write, so that a bad call changes nothing.
