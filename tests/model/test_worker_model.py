@@ -35,6 +35,7 @@ class Worker(RuleBasedStateMachine):
         self.children: dict[int, child_life.ChildState] = {}
         self.settled: Counter[int] = Counter()
         self.lost: set[int] = set()
+        self.doomed: set[int] = set()
         self.leased: set[int] = set()
 
     # ---- what the shell does with decisions
@@ -46,7 +47,7 @@ class Worker(RuleBasedStateMachine):
     def perform(self, number: int, actions: tuple[run_life.Action, ...]) -> None:
         for action in actions:
             if isinstance(action, run_life.Settle):
-                assert number not in self.lost, "a lost run writes nothing"
+                assert number not in self.doomed, "a run whose lease was lost writes nothing"
                 self.settled[number] += 1
             elif isinstance(action, run_life.Release):
                 assert isinstance(self.runs[number], run_life.Ended)
@@ -87,13 +88,14 @@ class Worker(RuleBasedStateMachine):
 
     # ---- what may happen
 
-    @precondition(lambda self: not self.draining)
-    @rule(attempts=st.integers(0, 2), deferred=st.booleans())
-    def lease(self, attempts: int, deferred: bool) -> None:
+    def free_seats(self) -> int:
         held = sum(not isinstance(s, run_life.Ended) for s in self.runs.values())
         leaving = sum(isinstance(s, child_life.Retiring) for s in self.living().values())
-        if not fleet.free_seats(concurrency=self.seats, runs=held, leases_asked=0, children_leaving=leaving):
-            return
+        return fleet.free_seats(concurrency=self.seats, runs=held, leases_asked=0, children_leaving=leaving)
+
+    @precondition(lambda self: not self.draining and self.free_seats())
+    @rule(attempts=st.integers(0, 2), deferred=st.sampled_from([False, False, False, True]))
+    def lease(self, attempts: int, deferred: bool) -> None:
         facts = run_life.JobFacts(0, attempts, None, 0.5, deferred=KILLED if deferred else None)
         self.runs[self.next], actions = run_life.begin(facts, draining=self.draining)
         self.leased.add(self.next)
@@ -101,17 +103,19 @@ class Worker(RuleBasedStateMachine):
         self.next += 1
         self.place()
 
+    def starting(self) -> list[int]:
+        return [n for n, s in self.living().items() if isinstance(s, child_life.Starting)]
+
+    @precondition(lambda self: self.starting())
     @rule(data=st.data())
     def child_is_ready(self, data: st.DataObject) -> None:
-        starting = [n for n, s in self.living().items() if isinstance(s, child_life.Starting)]
-        if starting:
-            self.apply_child(data.draw(st.sampled_from(starting)), child_life.ChildReady(0))
-            self.place()
+        self.apply_child(data.draw(st.sampled_from(self.starting())), child_life.ChildReady(0))
+        self.place()
 
+    @precondition(lambda self: self.busy())
     @rule(data=st.data(), ok=st.booleans(), clean=st.booleans(), grown=st.sampled_from([0, 200]))
     def job_reports(self, data: st.DataObject, ok: bool, clean: bool, grown: int) -> None:
-        if not (busy := self.busy()):
-            return
+        busy = self.busy()
         child = data.draw(st.sampled_from(sorted(busy)))
         number = busy[child]
         self.apply_child(child, child_life.RunOver(clean, grown))
@@ -126,11 +130,13 @@ class Worker(RuleBasedStateMachine):
             self.apply_child(data.draw(st.sampled_from(unclean)), child_life.Cleaned(whole))
             self.place()
 
-    @rule(data=st.data())
-    def child_dies(self, data: st.DataObject) -> None:
-        if self.living():
-            self.kill(data.draw(st.sampled_from(sorted(self.living()))))
-            self.place()
+    @precondition(lambda self: self.living())
+    @rule(data=st.data(), often=st.integers(0, 3))
+    def child_dies(self, data: st.DataObject, often: int) -> None:
+        if often:
+            return
+        self.kill(data.draw(st.sampled_from(sorted(self.living()))))
+        self.place()
 
     def kill(self, child: int) -> None:
         number = self.busy().get(child)
@@ -143,7 +149,10 @@ class Worker(RuleBasedStateMachine):
     def lease_is_lost(self, data: st.DataObject) -> None:
         held = [n for n, s in self.runs.items() if not isinstance(s, run_life.Ended)]
         if held:
-            self.apply_run(data.draw(st.sampled_from(held)), run_life.LeaseLost())
+            number = data.draw(st.sampled_from(held))
+            if not isinstance(self.runs[number], run_life.Settling):  # there the script itself judges
+                self.doomed.add(number)
+            self.apply_run(number, run_life.LeaseLost())
 
     @rule(data=st.data(), lost=st.booleans())
     def redis_answers(self, data: st.DataObject, lost: bool) -> None:
@@ -157,7 +166,11 @@ class Worker(RuleBasedStateMachine):
         for number in self.living():
             self.apply_child(number, child_life.Ticked())
 
-    @rule()
+    @rule(unlikely=st.integers(0, 15))
+    def operator_drains(self, unlikely: int) -> None:
+        if unlikely == 15:
+            self.drain()
+
     def drain(self) -> None:
         self.draining = True
         for number, state in list(self.runs.items()):
@@ -201,5 +214,5 @@ class Worker(RuleBasedStateMachine):
         assert self.leased == set(self.settled) | self.lost
 
 
-Worker.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Worker.TestCase.settings = settings(max_examples=500, stateful_step_count=60, deadline=None)
 TestWorker = Worker.TestCase
