@@ -12,7 +12,6 @@ import mmap
 import os
 import select
 import signal
-import struct
 import sys
 import time
 from collections.abc import Callable
@@ -32,37 +31,33 @@ FORWARDED = (
 GUARD_DIED = signal.SIGRTMIN  # what the kernel sends to the supervisor when the guard is gone
 STARTING_LIMIT_S = 60.0
 _TICK_S = 1.0
+_WORD = 8  # bytes
 
 
 class Pulse:
-    """The supervisor's counter and the guard's limit, in memory that both see."""
+    """The supervisor's counter and the guard's limit, in memory that both see.
 
-    _LAYOUT = struct.Struct("=Qd")
+    Each is one aligned word, stored whole. Not `struct.pack_into`: it first fills its place with zeros, and a guard
+    that looks in that instant reads a limit of 0.
+    """
 
     def __init__(self) -> None:
         self.name = os.urandom(6).hex()  # of this worker's life; its workdirs are `heavyq-<name>-...`
-        self._shared = mmap.mmap(-1, self._LAYOUT.size)
-        self._count = 0
-        self._limit_s = STARTING_LIMIT_S
-        self._write()
+        shared = memoryview(mmap.mmap(-1, 2 * _WORD))
+        self._count, self._limit_s = shared[:_WORD].cast("Q"), shared[_WORD:].cast("d")
+        self._limit_s[0] = STARTING_LIMIT_S
 
     def set_limit(self, limit_s: float) -> None:
         """Say how many of the guard's ticks (seconds) the counter may stand still."""
-        self._limit_s = limit_s
-        self._write()
+        self._limit_s[0] = limit_s
 
     def beat(self) -> None:
         """Move the counter: the supervisor's loop goes round."""
-        self._count += 1
-        self._write()
+        self._count[0] += 1
 
     def read(self) -> tuple[int, float]:
         """Return the counter and the limit in seconds, as the guard sees them."""
-        count, limit_s = self._LAYOUT.unpack_from(self._shared, 0)
-        return count, limit_s
-
-    def _write(self) -> None:
-        self._LAYOUT.pack_into(self._shared, 0, self._count, self._limit_s)
+        return self._count[0], self._limit_s[0]
 
 
 def guarded(supervise: Callable[[Pulse], int]) -> int:

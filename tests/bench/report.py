@@ -69,11 +69,14 @@ _LINES = (
 def rows(results: Numbers) -> Iterator[tuple[str, str, str]]:
     """Yield name, value and what stands beside it, for every number of a run."""
     found = results["benchmarks"]
+    for name, numbers in found.items():
+        if "error" in numbers:
+            yield name, "not measured", numbers["error"].partition("\n")[0]
     for line in _LINES:
-        if line.benchmark in found:
-            numbers = found[line.benchmark]
+        numbers = found.get(line.benchmark, {"error": ""})
+        if "error" not in numbers:
             yield tuple(text.format(**numbers) for text in (line.what, line.value, line.beside))  # type: ignore[misc]
-    if "footprint" in found:
+    if "error" not in found.get("footprint", {"error": ""}):
         yield from _footprint(found["footprint"])
 
 
