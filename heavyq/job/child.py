@@ -124,7 +124,7 @@ def _be_born(birth: Birth, log_fd: int) -> None:
 _current: Mapping[str, Any] | None = None  # the log fields of the running job
 
 
-def _run_one(birth: Birth, channel: Channel, frame: Frame, standing: frozenset[int]) -> bool | None:
+def _run_one(birth: Birth, channel: Channel, frame: Frame, standing: leftovers.Standing) -> bool | None:
     """Run one job and report it. Return None when the child was clean, else whether it could be cleaned."""
     global _current  # noqa: PLW0603 - one job at a time, and log records are made anywhere
     head = frame.head

@@ -11,7 +11,9 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from heavyq.linux.process import children_of, kill_pid
@@ -19,18 +21,26 @@ from heavyq.linux.process import children_of, kill_pid
 _LIMIT_S = 2.0
 
 
-def standing() -> frozenset[int]:
-    """Return the pids directly below this process now."""
-    return frozenset(children_of(os.getpid()))
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the child had before its first job: the pids directly below it, and its Python threads."""
+
+    pids: frozenset[int]
+    threads: frozenset[int | None]
 
 
-def left_since(before: frozenset[int]) -> list[int]:
+def standing() -> Standing:
+    """Return what stands now."""
+    return Standing(frozenset(children_of(os.getpid())), _threads())
+
+
+def left_since(before: Standing) -> list[int]:
     """Return the pids below this process that were not there before the job. 24 us."""
     tracker = _tracker_pid()
-    return [pid for pid in children_of(os.getpid()) if pid not in before and pid != tracker]
+    return [pid for pid in children_of(os.getpid()) if pid not in before.pids and pid != tracker]
 
 
-def none_left(before: frozenset[int], workdir: Path) -> bool:
+def none_left(before: Standing, workdir: Path) -> bool:
     """Tell whether the job left nothing: no process below us, no file in its workdir. Never raises."""
     try:
         with os.scandir(workdir) as entries:
@@ -39,11 +49,13 @@ def none_left(before: frozenset[int], workdir: Path) -> bool:
         return False
 
 
-def remove_processes(before: frozenset[int]) -> bool:
-    """Kill and reap what the job left running; True when nothing of it is left.
+def remove_processes(before: Standing) -> bool:
+    """Kill and reap what the job left running; True when nothing of it is left, and nothing will come again.
 
-    We are a subreaper: the children of what is killed fall to us and are taken in the next round.
+    We are a subreaper: the children of what is killed fall to us and are taken in the next round. Processes that
+    were left together with a thread may have a keeper: a multiprocessing.Pool starts its workers anew, for ever.
     """
+    kept_alive = bool(left_since(before)) and bool(_threads() - before.threads)
     deadline = time.monotonic() + _LIMIT_S
     while left := left_since(before):
         for pid in left:
@@ -54,7 +66,7 @@ def remove_processes(before: frozenset[int]) -> bool:
         if time.monotonic() > deadline:
             return False
         time.sleep(0.0005)
-    return True
+    return not kept_alive
 
 
 def empty(workdir: Path) -> bool:
@@ -69,6 +81,10 @@ def empty(workdir: Path) -> bool:
         return not any(workdir.iterdir())
     except OSError:
         return False
+
+
+def _threads() -> frozenset[int | None]:
+    return frozenset(thread.ident for thread in threading.enumerate())
 
 
 def _tracker_pid() -> int | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import procs
-from tests.support.eventually import eventually
+from tests.support.eventually import always, eventually
 from tests.support.jobs import lines, took
 
 if TYPE_CHECKING:
@@ -414,9 +414,13 @@ def test_multiprocessing_works_in_a_job_and_leaves_nothing(run_worker: Callable[
     began_s = time.monotonic()
     assert jobs.result(jobs.add("pool")) == [n * n for n in range(10)]
     assert time.monotonic() - began_s < 15, "terminate() of a busy pool has hung for a while"
+    first = jobs.result(jobs.add("pid"))
     assert jobs.result(jobs.add("pool-left")) == [0, 1, 4, 9]
+    # A thread of the pool would start its workers anew whenever they are killed: only another child is clean.
     child = jobs.result(jobs.add("pid"))
-    eventually(lambda: not procs.children(child), 3, "nothing is left below the child")
+    assert child != first
+    always(lambda: not procs.children(child), 0.5, "nothing is below the child")
+    eventually(lambda: not procs.alive(first), 5, "the child with the pool is gone")
 
     name = f"heavyq-test-{procs.new_marker()}"
     assert reason(failed(jobs, jobs.add("shared-memory", {"name": name}))) == ("signal", 9)
