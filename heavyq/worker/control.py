@@ -11,7 +11,6 @@ import logging
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, assert_never
 
@@ -25,7 +24,6 @@ from heavyq.bullmq.ops.checkpoint import checkpoint
 from heavyq.bullmq.ops.lease import lease
 from heavyq.bullmq.ops.progress import progress
 from heavyq.bullmq.ops.wake import wake
-from heavyq.config import QueueSettings
 from heavyq.core import child as child_life
 from heavyq.core import fleet
 from heavyq.core import run as life
@@ -40,55 +38,12 @@ from heavyq.worker.crew import ChildKind, Crew
 from heavyq.worker.process import ChildProcess
 from heavyq.worker.renewal import Vouched
 from heavyq.worker.runs import Run, log_op, read_job, settle_op
-from heavyq.worker.waiter import Waiter
+from heavyq.worker.served import Served
 
 _BLOCK_S = 5.0  # BullMQ's drainDelay: how long an idle worker trusts the marker alone
 _BLOCK_MAX_S = 10.0
-_EMPTY_TRUST_S = 0.5  # how long a queue that was found empty, and is not waited for, counts as empty
 _REFUSED_PAUSE_S = 1.0
 _ROWS_WAITING_MAX = 1_000
-
-
-@dataclass(slots=True)
-class Served:
-    """A queue that this worker serves.
-
-    held: runs and unanswered leases. may_have_work: a lease is worth asking for. due_ms: when its earliest
-    delayed job is due. asleep_until_s: it is rate limited until then. empty_since_s: when a lease found nothing.
-    marker_taken: its marker was popped, and nobody has leased since.
-    """
-
-    key: QueueKey
-    settings: QueueSettings
-    kind: ChildKind
-    limit: int
-    waiter: Waiter | None = None
-    held: int = 0
-    may_have_work: bool = True
-    due_ms: int | None = None
-    asleep_until_s: float = 0.0
-    empty_since_s: float = 0.0
-    marker_taken: bool = False
-
-    def worth_asking(self, now_s: float) -> bool:
-        """True when a lease may find a job: there is work as far as is known, or nobody has looked for a while.
-
-        While every seat is taken nobody waits for the queue's marker. Were it taken for empty all that time, a
-        queue that never runs dry would keep it from being served at all.
-        """
-        if self.may_have_work:
-            return True
-        unwatched = self.waiter is not None and not self.waiter.busy and not self.asleep_until_s
-        return unwatched and now_s - self.empty_since_s >= _EMPTY_TRUST_S
-
-    @property
-    def is_empty(self) -> bool:
-        """True when the last lease found no job, and none is delayed, as far as is known."""
-        return not self.may_have_work and self.due_ms is None and not self.asleep_until_s
-
-    @property
-    def lock_ms(self) -> int:
-        return int(self.settings.lock_duration_s * 1000)
 
 
 class Control:

@@ -36,13 +36,14 @@ from heavyq.store.connect import check_server
 from heavyq.worker import log as worker_log
 from heavyq.worker.catalogue import Catalogue, kind_of, read_catalogue
 from heavyq.worker.commands import Command, Commands
-from heavyq.worker.control import Control, Served
+from heavyq.worker.control import Control
 from heavyq.worker.crew import Crew, CrewEvents
 from heavyq.worker.guard import FORWARDED, GUARD_DIED, STARTING_LIMIT_S, Pulse
 from heavyq.worker.janitor import Janitor, Watched
 from heavyq.worker.loop import TICK_S, Loop, SignalPipe
 from heavyq.worker.part import Inbox, Part
 from heavyq.worker.renewal import Renewal, Vouched
+from heavyq.worker.served import Served
 from heavyq.worker.sweeper import Remover, Sweeper
 from heavyq.worker.waiter import Waiter
 from heavyq.worker.zygote import ZygoteEvents

@@ -1,0 +1,57 @@
+"""One queue as a worker serves it: its options, and what is known of the work in it.
+
+Owns whether a lease is worth asking for. Leases nothing: control does, in turns over all queues.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from heavyq.bullmq.keys import QueueKey
+from heavyq.config import QueueSettings
+from heavyq.worker.crew import ChildKind
+from heavyq.worker.waiter import Waiter
+
+_EMPTY_TRUST_S = 0.5  # how long a queue that was found empty, and is not waited for, counts as empty
+
+
+@dataclass(slots=True)
+class Served:
+    """A queue that this worker serves.
+
+    held: runs and unanswered leases. may_have_work: a lease is worth asking for. due_ms: when its earliest
+    delayed job is due. asleep_until_s: it is rate limited until then. empty_since_s: when a lease found nothing.
+    marker_taken: its marker was popped, and nobody has leased since.
+    """
+
+    key: QueueKey
+    settings: QueueSettings
+    kind: ChildKind
+    limit: int
+    waiter: Waiter | None = None
+    held: int = 0
+    may_have_work: bool = True
+    due_ms: int | None = None
+    asleep_until_s: float = 0.0
+    empty_since_s: float = 0.0
+    marker_taken: bool = False
+
+    def worth_asking(self, now_s: float) -> bool:
+        """True when a lease may find a job: there is work as far as is known, or nobody has looked for a while.
+
+        While every seat is taken nobody waits for the queue's marker. Were it taken for empty all that time, a
+        queue that never runs dry would keep it from being served at all.
+        """
+        if self.may_have_work:
+            return True
+        unwatched = self.waiter is not None and not self.waiter.busy and not self.asleep_until_s
+        return unwatched and now_s - self.empty_since_s >= _EMPTY_TRUST_S
+
+    @property
+    def is_empty(self) -> bool:
+        """True when the last lease found no job, and none is delayed, as far as is known."""
+        return not self.may_have_work and self.due_ms is None and not self.asleep_until_s
+
+    @property
+    def lock_ms(self) -> int:
+        return int(self.settings.lock_duration_s * 1000)
