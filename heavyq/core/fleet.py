@@ -15,13 +15,12 @@ class QueueView:
     """One queue as the fleet sees it.
 
     limit: how many of its jobs may be held here at once. held: runs and unanswered leases. may_have_work: a
-    lease is worth asking for. kind: the child options that it needs; children of equal kind serve it.
+    lease is worth asking for.
     """
 
     limit: int
     held: int
     may_have_work: bool
-    kind: Hashable
 
 
 @dataclass(frozen=True, slots=True)

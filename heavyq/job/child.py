@@ -46,16 +46,14 @@ DETAIL_MAX = 4096
 
 @dataclass(frozen=True, slots=True)
 class Birth:
-    """What a child needs to know at its birth. title_queue is empty: the supervisor names no queue yet."""
+    """What a child needs to know at its birth."""
 
-    child: int
     slot: int
     supervisor_pid: int
     middle_pid: int
     workdir: Path
     nice: int
     oom_score_adj: int
-    prefix: str
 
 
 def main(birth: Birth, sock: socket.socket, log_fd: int) -> int:

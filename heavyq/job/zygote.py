@@ -78,7 +78,7 @@ def main(sock: socket.socket, supervisor_pid: int) -> int:
     gc.freeze()
     sock.sendall(pack(wire.CATALOGUE, None, json.dumps(catalogue).encode()))
     while (request := requests.next()) is not None:
-        _fork_child(sock, config, requests, *request, supervisor_pid)
+        _fork_child(sock, requests, *request, supervisor_pid)
     return 0
 
 
@@ -212,9 +212,7 @@ def _restore_nofile(soft: int) -> None:
 # ---- forking ----------------------------------------------------------------------------------------------
 
 
-def _fork_child(
-    sock: socket.socket, config: Any, requests: _Requests, frame: Frame, fds: list[int], supervisor_pid: int
-) -> None:
+def _fork_child(sock: socket.socket, requests: _Requests, frame: Frame, fds: list[int], supervisor_pid: int) -> None:
     """Fork one child through a middle process; a fork that fails is a reply."""
     child = frame.head["child"]
     try:
@@ -224,14 +222,14 @@ def _fork_child(
         middle = -1
     if middle == 0:
         requests.close_unclaimed()
-        _be_middle(sock, config, frame, fds, supervisor_pid)
+        _be_middle(sock, frame, fds, supervisor_pid)
     for fd in fds:
         close_quietly(fd)
     if middle > 0:
         os.waitpid(middle, 0)  # ended only after its answer: answers never mix on the socket
 
 
-def _be_middle(sock: socket.socket, config: Any, frame: Frame, fds: list[int], supervisor_pid: int) -> NoReturn:
+def _be_middle(sock: socket.socket, frame: Frame, fds: list[int], supervisor_pid: int) -> NoReturn:
     middle_pid = os.getpid()
     try:
         pid = os.fork()
@@ -240,24 +238,22 @@ def _be_middle(sock: socket.socket, config: Any, frame: Frame, fds: list[int], s
         os._exit(0)
     if pid == 0:
         sock.close()
-        birth = _birth(config, frame, middle_pid, supervisor_pid)
+        birth = _birth(frame, middle_pid, supervisor_pid)
         _end(lambda: _run_child(birth, fds))
     sock.sendall(pack(wire.FORKED, {"child": frame.head["child"], "pid": pid}))
     os._exit(0)
 
 
-def _birth(config: Any, frame: Frame, middle_pid: int, supervisor_pid: int) -> Birth:
+def _birth(frame: Frame, middle_pid: int, supervisor_pid: int) -> Birth:
     from heavyq.job.child import Birth
 
     return Birth(
-        child=frame.head["child"],
         slot=frame.head["slot"],
         supervisor_pid=supervisor_pid,
         middle_pid=middle_pid,
         workdir=Path(frame.head["workdir"]),
         nice=frame.head["nice"],
         oom_score_adj=frame.head["oom_score_adj"],
-        prefix=config["prefix"],
     )
 
 

@@ -111,7 +111,7 @@ class Control:
 
     def _next_queue(self) -> Served | None:
         now_s = monotonic_s()
-        views = [fleet.QueueView(s.limit, s.held, s.worth_asking(now_s), s.kind) for s in self.served]
+        views = [fleet.QueueView(s.limit, s.held, s.worth_asking(now_s)) for s in self.served]
         index = fleet.next_queue(views, self._turn)
         if index is None:
             return None

@@ -16,7 +16,7 @@ from heavyq.core.fleet import (
 
 
 def queue(*, held=0, limit=2, work=True):
-    return QueueView(limit, held, work, "a")
+    return QueueView(limit, held, work)
 
 
 def test_turns_rotate_over_the_queues_that_have_work():
