@@ -16,6 +16,7 @@ from heavyq.errors import ProtocolError
 
 _USAGE = Usage(0, 0.0, 0.0)
 _FAILURE = Failure("exception", "boom")
+_FULL = Failure("memory_limit", "full")
 _LIMITS = child.ChildLimits(max_jobs=2, recycle_rss_bytes=None, max_age_s=None)
 
 Row = tuple[str, str, str, str]
@@ -26,6 +27,7 @@ def run_rows() -> list[Row]:
     facts = run.JobFacts(made=0, attempts=1, backoff=None, roll=0.0)
     again = run.JobFacts(made=0, attempts=2, backoff=None, roll=0.0)
     later = run.JobFacts(made=0, attempts=2, backoff=Backoff("fixed", 1000, 0.0), roll=0.0)
+    retried = run.JobFacts(made=0, attempts=1, backoff=None, roll=0.0, memory_retry=True)
     rows: list[Row] = []
     begun = [
         ("leased", run.begin(facts, draining=False)),
@@ -43,20 +45,21 @@ def run_rows() -> list[Row]:
         run.ChildLost(_FAILURE, _USAGE),
         run.LeaseLost(),
         run.StopAsked(),
+        run.MemoryExceeded(_FULL),
         run.Settled(lost=False),
         run.Settled(lost=True),
     ]
-    starts = [run.begin(f, draining=False)[0] for f in (facts, again, later)]
+    starts = [run.begin(f, draining=False)[0] for f in (facts, again, later, retried)]
     return rows + _explore(starts, events, run.decide)
 
 
 def child_rows() -> list[Row]:
     """Every transition of a child."""
     events: list[child.ChildEvent] = [
-        child.ChildReady(0),
+        child.ChildReady(),
         child.RunTaken(1),
-        child.RunOver(clean=True, charge_bytes=0),
-        child.RunOver(clean=False, charge_bytes=0),
+        child.RunOver(clean=True, grown_bytes=0),
+        child.RunOver(clean=False, grown_bytes=0),
         child.Cleaned(whole=True),
         child.Cleaned(whole=False),
         child.RetireAsked("drain"),

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from heavyq.queue.model import Model
     from heavyq.queue.named import NamedQueue
     from heavyq.queue.queue import Queue
-    from heavyq.queue.registry import child_start, child_stop, preload
+    from heavyq.queue.registry import canary, child_start, child_stop, preload
 
     __version__: str
 
@@ -72,6 +72,7 @@ __all__ = [
     "ResultGone",
     "UnknownOption",
     "Usage",
+    "canary",
     "child_start",
     "child_stop",
     "close",
@@ -92,7 +93,7 @@ if not TYPE_CHECKING:  # type checkers would take any name at all for one that `
         "heavyq.queue.model": ("Model",),
         "heavyq.queue.named": ("NamedQueue",),
         "heavyq.queue.queue": ("Queue",),
-        "heavyq.queue.registry": ("child_start", "child_stop", "preload"),
+        "heavyq.queue.registry": ("canary", "child_start", "child_stop", "preload"),
     }
     _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

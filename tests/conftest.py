@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from heavyq.bullmq.keys import QueueKey
     from heavyq.store.client import Client
+    from tests.support.group import MemoryGroup
     from tests.support.jobs import Jobs
 
 _LEAVE_S = 5.0
@@ -118,7 +119,8 @@ def jobs(client: Client, raw: redis.Redis, q: QueueKey) -> Jobs:
 def run_worker(valkey: Valkey, prefix: str, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
     """Start workers: `run_worker(MODULE_TEXT, "-c", "2")`, module `app` on the shared server and `prefix`.
 
-    url, prefix: others than those. env: further variables. folder: where the module is written.
+    url, prefix: others than those. env: further variables. folder: where the module is written. group: the memory
+    group to run in.
     Their logs are shown when the test fails; they are stopped at its end.
     """
     started: list[Worker] = []
@@ -130,9 +132,10 @@ def run_worker(valkey: Valkey, prefix: str, tmp_path: Path) -> Iterator[Callable
         prefix: str = prefix,
         env: Mapping[str, str] | None = None,
         folder: Path = tmp_path,
+        group: MemoryGroup | None = None,
     ) -> Worker:
         (folder / "app.py").write_text(textwrap.dedent(text))
-        worker = Worker(folder, ["app", "--redis", url, "--prefix", prefix, *argv], env=env)
+        worker = Worker(folder, ["app", "--redis", url, "--prefix", prefix, *argv], env=env, group=group)
         worker.start()
         started.append(worker)
         return worker

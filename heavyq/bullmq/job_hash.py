@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHECKPOINT",
+    "STRIKES",
     "JobRecord",
     "Unreadable",
     "append_trace",
@@ -26,9 +27,12 @@ __all__ = [
     "duty_not_built",
     "fields_of",
     "parse_int",
+    "strikes",
 ]
 
 CHECKPOINT: Final = "hq:checkpoint"
+STRIKES: Final = "hq:strikes"
+STRIKES_COUNTED: Final = 1000
 _LEADING_INT: Final = re.compile(rb"[ \t\n\r\v\f]*([+-]?)([0-9]+)")
 _INT_MAX: Final = 2**53
 _INT_DIGITS: Final = 16
@@ -125,6 +129,11 @@ class JobRecord:
 def attempts_made(fields: Mapping[bytes, bytes]) -> int:
     """Return how many attempts were made. Very old data has a name of its own for it."""
     return parse_int(fields.get(b"attemptsMade", fields.get(b"atm")))
+
+
+def strikes(fields: Mapping[bytes, bytes]) -> int:
+    """Return how often the job died of its memory since it last ended, 0 to STRIKES_COUNTED."""
+    return min(max(parse_int(fields.get(STRIKES.encode())), 0), STRIKES_COUNTED)
 
 
 def append_trace(raw: bytes | None, trace: str, limit: int | None) -> bytes:

@@ -69,15 +69,22 @@ def _flag(option: Option) -> inspect.Parameter:
         default,
         *option.flags,
         help=_help(option),
-        metavar=None if annotation is bool else _METAVARS.get(option.kind, "|".join(option.choices)),
+        metavar=None if annotation is bool else _metavar(option),
         hidden=not option.built,
         show_default=False,
     )
     return parameter(option.name, annotation, words)
 
 
+def _metavar(option: Option) -> str:
+    if option.auto:
+        return f"{_METAVARS[option.kind]}|auto"
+    return _METAVARS.get(option.kind, "|".join(option.choices))
+
+
 def _help(option: Option) -> str:
-    default = "" if option.default is None or option.kind == "bool" else f" [default: {option.show(option.default)}]"
+    unsaid = option.kind == "bool" or (option.default is None and not option.auto)
+    default = "" if unsaid else f" [default: {option.show(option.default)}]"
     return f"{option.meaning[0].upper()}{option.meaning[1:]}.{default}"
 
 

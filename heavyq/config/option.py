@@ -25,6 +25,7 @@ Kind = Literal[
 ]
 
 _OFF: Final = frozenset({"none", "off"})
+_AUTO: Final = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,8 @@ class Option:
     "worker" options are of one `heavyq run`. default: in the unit of the kind (seconds, bytes); None is
     off or unset, and `may_be_off` says that None may be given. flags: on `heavyq run`, the long one
     first. env: names in the environment, the first that is set wins. per_add: for one add only, no queue
-    default. pending: choices that are not built yet. built: False is refused by name, never ignored.
+    default. auto: heavyq chooses unless told otherwise; that is None, and written `auto`. built: False is
+    refused by name, never ignored.
     """
 
     name: str
@@ -48,8 +50,8 @@ class Option:
     flags: tuple[str, ...] = ()
     env: tuple[str, ...] = ()
     may_be_off: bool = False
+    auto: bool = False
     choices: tuple[str, ...] = ()
-    pending: tuple[str, ...] = ()
     per_add: bool = False
     built: bool = True
 
@@ -59,25 +61,29 @@ class Option:
         label: what to call the option in an error (`lock_duration`, `--drain-timeout`, `HEAVYQ_NICE`).
         text: the value came from a shell or an environment, where everything is text.
         bare_ok: see `parse_duration`.
-        Raises BadValue, and NotBuiltYet for an option or a choice that is not built yet.
+        Raises BadValue, and NotBuiltYet for an option that is not built yet.
         """
         if not self.built:
             raise NotBuiltYet(f"{label} is not built yet: leave it out")
         if text and isinstance(value, str) and self.may_be_off and value.strip().lower() in _OFF:
             value = None
+        if self.auto and isinstance(value, str) and value.strip().lower() == _AUTO:
+            return None
         if value is None:
             if self.may_be_off:
                 return None
             raise BadValue(f"{label}: None is not a value of this option; leave it out for its default")
         try:
             found = _READERS[self.kind](self, value, text, bare_ok)
-        except (BadValue, NotBuiltYet) as error:
-            raise type(error)(f"{label}: {error}") from None
+        except BadValue as error:
+            raise BadValue(f"{label}: {error}{', or auto' if self.auto else ''}") from None
         self._check_range(found, label)
         return found
 
     def show(self, value: Any) -> str:
         """Return a value as a person would write it."""
+        if value is None and self.auto:
+            return _AUTO
         if value is None or value == ():
             return "off" if self.may_be_off or not self.built else "unset"
         if self.kind == "duration":
@@ -102,7 +108,8 @@ class Option:
         if isinstance(found, bool) or not isinstance(found, (int, float)):
             return
         if (self.low is not None and found < self.low) or (self.high is not None and found > self.high):
-            raise BadValue(f"{label}: {self.show(found)} is out of range: {self.range_text()}")
+            unit = " (a bare number is bytes)" if self.kind == "size" else ""
+            raise BadValue(f"{label}: {self.show(found)} is out of range: {self.range_text()}{unit}")
 
 
 # ---- reading one value, by kind ---------------------------------------------------------------------------
@@ -152,8 +159,6 @@ def _read_label(option: Option, value: Any, text: bool, bare: bool) -> str:
 
 def _read_choice(option: Option, value: Any, _text: bool, _bare: bool) -> str:
     word = value.strip().lower() if isinstance(value, str) else value
-    if word in option.pending:
-        raise NotBuiltYet(f"{word!r} is not built yet: use {' or '.join(option.choices)}")
     if word not in option.choices:
         raise BadValue(f"{value!r} is not one of: {', '.join(option.choices)}")
     return str(word)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from typing_extensions import Unpack
 
 from heavyq.config.table import OPTIONS, QueueOptions, find_option
+from heavyq.config.units import format_size
 from heavyq.config.values import Keep, exponential, fixed
 from heavyq.errors import BadValue
 
@@ -44,7 +45,23 @@ def read_queue_options(given: Mapping[str, Any], *, where: str) -> CodeOptions:
             raise BadValue(f"{where}: {name} belongs to one add: write add(..., {name}=...)")
         read = option.read(value, label=f"{where}: {name}")
         (worker if option.scope == "queue" else job)[name] = read
+    _check_memory(worker, where)
     return CodeOptions(MappingProxyType(worker), MappingProxyType(job))
+
+
+def request_over_limit(request: int | None, limit: int | None) -> str | None:
+    """Return what is wrong with a memory_request above the memory_limit; None if nothing is."""
+    if request is None or limit is None or request <= limit:
+        return None
+    return (
+        f"memory_request {format_size(request)} is above memory_limit {format_size(limit)}: "
+        "a job that uses what it asks for would be stopped; raise the limit or lower the request"
+    )
+
+
+def _check_memory(worker: Mapping[str, Any], where: str) -> None:
+    if why := request_over_limit(worker.get("memory_request"), worker.get("memory_limit")):
+        raise BadValue(f"{where}: {why}")
 
 
 class Profile:
@@ -76,7 +93,9 @@ class Profile:
         """
         name = self.name if name is None else name
         changed = read_queue_options(options, where=f"profile {name!r}")
-        return _build(name, {**self.worker_options, **changed.worker}, {**self.job_options, **changed.job})
+        worker = {**self.worker_options, **changed.worker}
+        _check_memory(worker, f"profile {name!r}")
+        return _build(name, worker, {**self.job_options, **changed.job})
 
     @property
     def worker_options(self) -> Mapping[str, Any]:

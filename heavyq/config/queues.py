@@ -7,12 +7,12 @@ then the default. Driven by the supervisor, with what the zygote's catalogue say
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from heavyq.config.profiles import PROFILES, Profile
+from heavyq.config.profiles import PROFILES, Profile, request_over_limit
 from heavyq.config.sources import Given, Sources
 from heavyq.config.table import nearest, options
-from heavyq.errors import UsageError
+from heavyq.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,10 +34,15 @@ class QueueSettings:
     max_jobs_per_child: int | None
     recycle_rss: int | None
     max_child_age_s: float | None
+    memory_request: int | None
+    memory_limit: int | None
+    on_memory_limit: Literal["fail", "retry"]
+    memory_rlimit: bool
     nice: int
     oom_score_adj: int
     max_payload: int
     max_result: int
+    start_method: Literal["fork", "spawn"]
 
 
 def resolve_queue(
@@ -46,9 +51,10 @@ def resolve_queue(
     """Resolve the worker options of one queue.
 
     code_options: `CodeOptions.worker` of the queue, as read. Returns the settings, and per option value
-    and origin.
+    and origin. Raises UsageError or ConfigError for a memory_request above the memory_limit.
     """
     found = {option.name: _resolve(option, name, profile, code_options, sources) for option in options("queue")}
+    _check_memory(name, found["memory_request"], found["memory_limit"])
     settings = QueueSettings(
         concurrency=found["concurrency"].value,
         lock_duration_s=found["lock_duration"].value,
@@ -57,10 +63,15 @@ def resolve_queue(
         max_jobs_per_child=found["max_jobs_per_child"].value,
         recycle_rss=found["recycle_rss"].value,
         max_child_age_s=found["max_child_age"].value,
+        memory_request=found["memory_request"].value,
+        memory_limit=found["memory_limit"].value,
+        on_memory_limit=found["on_memory_limit"].value,
+        memory_rlimit=found["memory_rlimit"].value,
         nice=found["nice"].value,
         oom_score_adj=found["oom_score_adj"].value,
         max_payload=found["max_payload"].value,
         max_result=found["max_result"].value,
+        start_method=found["start_method"].value,
     )
     return settings, found
 
@@ -80,6 +91,14 @@ def _resolve(
     if option.name in profile.worker_options:
         return Given(profile.worker_options[option.name], f"profile {profile.name}")
     return Given(option.default, "default")
+
+
+def _check_memory(queue: str, request: Given, limit: Given) -> None:
+    why = request_over_limit(request.value, limit.value)
+    if why is not None:
+        typed = request.where.startswith("--") or limit.where.startswith("--")
+        origins = f"(memory_request: {request.where}, memory_limit: {limit.where})"
+        raise (UsageError if typed else ConfigError)(f"queue {queue!r}: {why} {origins}")
 
 
 def children_wanted(concurrency: int | None, queues: Iterable[QueueSettings]) -> int:

@@ -35,6 +35,7 @@ class RunSettings:
     concurrency: number of children; None: not given, then each queue's own holds (see `children_wanted`).
     queues: serve only these; empty: all. worker_type: profile names in lower case; None: all.
     redis_url: None: the embedded server. prefix: for queues that name none. failover_after_s: None: off.
+    memory_budget: bytes that all jobs share; None: auto.
     options: what the three sources say, for `resolve_queue`. origins: per worker option, where its value
     came from. warnings: to be said at start.
     """
@@ -49,6 +50,7 @@ class RunSettings:
     failover_after_s: float | None = 8.0
     connect_timeout_s: float = 10.0
     name: str | None = None
+    memory_budget: int | None = None
     burst: bool = False
     log_format: Literal["text", "json"] = "text"
     log_level: str = "info"
@@ -95,6 +97,7 @@ def load_run_settings(
         failover_after_s=found["failover_after"].value,
         connect_timeout_s=found["connect_timeout"].value,
         name=found["name"].value,
+        memory_budget=found["memory_budget"].value,
         burst=found["burst"].value,
         log_format=cast("Literal['text', 'json']", found["log_format"].value),
         log_level=found["log_level"].value,

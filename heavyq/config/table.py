@@ -97,6 +97,37 @@ _ALL: Final[tuple[Option, ...]] = (
         flag="--recycle-rss",
     ),
     _queue("max_child_age", "duration", "a child of this age is replaced after its job", low=1, may_be_off=True),
+    _queue(
+        "memory_request",
+        "size",
+        "memory that a job of the queue needs: none is leased while so much of the worker's memory budget is not free",
+        low=MiB,
+        may_be_off=True,
+        flag="--memory-request",
+    ),
+    _queue(
+        "memory_limit",
+        "size",
+        "memory that a job, with all that it started, may use of its own; a job that is over it is stopped",
+        low=16 * MiB,
+        may_be_off=True,
+        flag="--memory-limit",
+    ),
+    _queue(
+        "on_memory_limit",
+        "choice",
+        "what becomes of a job that died of its memory: it has failed, whatever its attempts; or it is retried after "
+        "its backoff, without an attempt, and fails when it died so three times",
+        "fail",
+        choices=("fail", "retry"),
+        flag="--on-memory-limit",
+    ),
+    _queue(
+        "memory_rlimit",
+        "bool",
+        "set RLIMIT_DATA from the memory limit as well, so that an allocation beyond it fails inside the job",
+        default=False,
+    ),
     _queue("nice", "int", "how far children step back for other processes (nice)", 5, low=0, high=19),
     _queue(
         "oom_score_adj",
@@ -125,15 +156,13 @@ _ALL: Final[tuple[Option, ...]] = (
     _queue(
         "start_method",
         "choice",
-        "how a child comes to be: forked from a process that has imported the modules",
+        "how a child comes to be: fork, from a process that has imported the modules; or spawn, from one that has "
+        "not, and the child imports them itself: slower, and shares no memory, but safe with libraries whose threads "
+        "do not outlive a fork",
         "fork",
-        choices=("fork",),
-        pending=("spawn",),
+        choices=("fork", "spawn"),
     ),
     _queue("async_concurrency", "int", "how many jobs of an async processor share one child", 50, built=False),
-    _queue("memory_request", "size", "memory that a job of the queue needs", built=False),
-    _queue("memory_limit", "size", "memory that a job may use", built=False, flag="--memory-limit"),
-    _queue("on_memory_limit", "text", "fail or retry a job over its memory limit", "fail", built=False),
     _queue("timeout", "duration", "how long a job may run", built=False, flag="--timeout"),
     _queue("timeout_grace", "duration", "time for a stopped job to clean up", 10.0, built=False),
     _queue("progress_timeout", "duration", "how long a job may run without progress", built=False),
@@ -224,6 +253,13 @@ _ALL: Final[tuple[Option, ...]] = (
     ),
     _worker("connect_timeout", "duration", "how long to wait for Redis at start", 10.0, low=0),
     _worker("name", "label", "the worker's name, shown by BullMQ's lists of workers"),
+    _worker(
+        "memory_budget",
+        "size",
+        "memory that all jobs of the worker share; auto: most of its container's, less what the worker itself holds",
+        low=16 * MiB,
+        auto=True,
+    ),
     _worker("burst", "bool", "end when nothing is left to do", default=False),
     _worker("log_format", "choice", "text for people, json for machines", "text", choices=("text", "json")),
     _worker(
@@ -233,7 +269,6 @@ _ALL: Final[tuple[Option, ...]] = (
         "info",
         choices=("debug", "info", "warning", "error"),
     ),
-    _worker("memory_budget", "text", "memory that all jobs of the worker share", built=False),
     _worker("grace", "duration", "time for a stopped job to save its checkpoint", 5.0, built=False),
     _worker("inline", "bool", "one job at a time in this process, for a debugger", default=False, built=False),
     _worker("metrics_port", "text", "where metrics are served", built=False),
@@ -264,7 +299,9 @@ def find_option(name: str, *scopes: Scope, where: str) -> Option:
     option = OPTIONS.get(name)
     if option is None or option.scope not in scopes:
         known = [o.name for o in _ALL if o.scope in scopes and o.built]
-        raise UnknownOption(f"{where} has no option {name!r}{nearest(name, known)}")
+        of_queue = option is not None and option.scope == "queue"
+        hint = f": it belongs to the queue, write Queue(..., {name}=...)" if of_queue else nearest(name, known)
+        raise UnknownOption(f"{where} has no option {name!r}{hint}")
     return option
 
 
@@ -281,11 +318,15 @@ class WorkerOptions(TypedDict, total=False):
     max_jobs_per_child: int | None
     recycle_rss: Size | None
     max_child_age: Duration | None
+    memory_request: Size | None
+    memory_limit: Size | None
+    on_memory_limit: Literal["fail", "retry"]
+    memory_rlimit: bool
     nice: int
     oom_score_adj: int
     max_payload: Size
     max_result: Size
-    start_method: Literal["fork"]
+    start_method: Literal["fork", "spawn"]
 
 
 class JobDefaults(TypedDict, total=False):

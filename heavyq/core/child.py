@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import assert_never
 
+from heavyq.core.memory import in_words
 from heavyq.errors import ProtocolError
 
 START_LIMIT_S = 600.0
@@ -20,7 +21,7 @@ CLEAN_LIMIT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class ChildLimits:
-    """When a child is replaced after a job. bytes are its charge above what it had at birth."""
+    """When a child is replaced after a job. recycle_rss_bytes: of its own memory, above what it was born with."""
 
     max_jobs: int | None
     recycle_rss_bytes: int | None
@@ -40,7 +41,6 @@ class Ready:
     """
 
     born_s: float
-    birth_bytes: int
     run: int | None = None
     clean: bool = True
     jobs_done: int = 0
@@ -70,7 +70,7 @@ ChildState = Starting | Ready | Retiring | Gone
 
 @dataclass(frozen=True, slots=True)
 class ChildReady:
-    charge_bytes: int
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +80,13 @@ class RunTaken:
 
 @dataclass(frozen=True, slots=True)
 class RunOver:
-    """Its job has reported. clean: the child says that nothing is left below it."""
+    """Its job has reported.
+
+    clean: the child says that nothing is left below it. grown_bytes: what it holds above what it was born with.
+    """
 
     clean: bool
-    charge_bytes: int
+    grown_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +116,10 @@ ChildEvent = ChildReady | RunTaken | RunOver | Cleaned | RetireAsked | Ticked | 
 
 @dataclass(frozen=True, slots=True)
 class AskExit:
-    """Send the child its exit frame: it runs its @child_stop hooks and ends."""
+    """Send the child its exit frame: it runs its @child_stop hooks and ends. leaked: it has grown too much."""
 
     why: str
+    leaked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +156,7 @@ def decide(state: ChildState, event: ChildEvent, now_s: float, limits: ChildLimi
 def _starting(state: Starting, event: ChildEvent, now_s: float) -> Decision:
     match event:
         case ChildReady():
-            return Ready(born_s=now_s, birth_bytes=event.charge_bytes), ()
+            return Ready(born_s=now_s), ()
         case ChildExited():
             return Gone(failed=True), ()
         case Ticked() if now_s - state.asked_s > START_LIMIT_S:
@@ -174,8 +178,8 @@ def _ready(state: Ready, event: ChildEvent, now_s: float, limits: ChildLimits) -
             return replace(state, run=event.run), ()
         case RunOver() if state.run is not None:
             done = replace(state, run=None, clean=event.clean, jobs_done=state.jobs_done + 1, over_s=now_s)
-            why = _worn_out(done, event.charge_bytes, now_s, limits)
-            return _retire(why, now_s) if why else (done, ())
+            why, leaked = _worn_out(done, event.grown_bytes, now_s, limits)
+            return _retire(why, now_s, leaked=leaked) if why else (done, ())
         case Cleaned() if event.whole:
             return replace(state, clean=True), ()
         case Cleaned():
@@ -210,19 +214,19 @@ def _retiring(state: Retiring, event: ChildEvent, now_s: float) -> Decision:
             assert_never(event)
 
 
-def _worn_out(state: Ready, charge_bytes: int, now_s: float, limits: ChildLimits) -> str | None:
+def _worn_out(state: Ready, grown_bytes: int, now_s: float, limits: ChildLimits) -> tuple[str | None, bool]:
+    """Return why the child is replaced after its job, None if it is not; and whether that is for a leak."""
+    if limits.recycle_rss_bytes is not None and grown_bytes >= limits.recycle_rss_bytes:
+        return f"recycle_rss: grown by {in_words(grown_bytes)} since its birth", True
     if limits.max_jobs is not None and state.jobs_done >= limits.max_jobs:
-        return f"max_jobs_per_child: {state.jobs_done} jobs done"
-    grown = charge_bytes - state.birth_bytes
-    if limits.recycle_rss_bytes is not None and grown >= limits.recycle_rss_bytes:
-        return f"recycle_rss: grown by {grown / 2**20:.0f} MiB since its birth"
+        return f"max_jobs_per_child: {state.jobs_done} jobs done", False
     if limits.max_age_s is not None and now_s - state.born_s >= limits.max_age_s:
-        return f"max_child_age: {now_s - state.born_s:.0f} s old"
-    return None
+        return f"max_child_age: {now_s - state.born_s:.0f} s old", False
+    return None, False
 
 
-def _retire(why: str, now_s: float) -> Decision:
-    return Retiring(why, now_s + RETIRE_LIMIT_S), (AskExit(why),)
+def _retire(why: str, now_s: float, *, leaked: bool = False) -> Decision:
+    return Retiring(why, now_s + RETIRE_LIMIT_S), (AskExit(why, leaked),)
 
 
 def _impossible(state: ChildState, event: ChildEvent) -> ProtocolError:

@@ -53,6 +53,8 @@ class After:
     delay_ms: int
 
 
+STRIKES_MAX = 3  # deaths by memory, all attempts together
+
 Verdict = Final | Now | After
 
 
@@ -78,6 +80,17 @@ def decide_retry(
             return Final(f'not retried: this worker knows no backoff strategy "{unknown}"')
     delay_ms = _with_jitter(min(whole_ms, DELAY_MAX_MS), backoff.jitter, rand)
     return After(delay_ms) if delay_ms > 0 else Now()
+
+
+def decide_memory_retry(*, strikes: int, backoff: Backoff | None, rand: Callable[[], float]) -> Verdict:
+    """Decide what follows a death by memory where the queue allows to run such a job again.
+
+    It burns no attempt and has a budget of its own, so that a job that always runs out does not loop through the
+    fleet. strikes: such deaths before this one.
+    """
+    if strikes + 1 >= STRIKES_MAX:
+        return Final(f"it has died of memory {strikes + 1} times: not run again")
+    return decide_retry(made=strikes, attempts=STRIKES_MAX, backoff=backoff, reason="", rand=rand)
 
 
 def _with_jitter(whole_ms: int, jitter: float, rand: Callable[[], float]) -> int:

@@ -6,7 +6,7 @@ is settled exactly once or not at all (a lost lease writes nothing).
     begin ──> Leased ──Assigned──> Running ──Reported/Raised/ChildLost──> Settling ──Settled──> Ended
       │          │                    │                                      ^
       │          └─StopAsked──────────┼──────────────────────────────────────┤
-      │                               └─StopAsked/LeaseLost──> Stopping ─────┘ (a lost lease: Ended)
+      │                               └─StopAsked/LeaseLost/MemoryExceeded──> Stopping ─┘ (a lost lease: Ended)
       └─ a job that must not run (unreadable, defa, a duty not built, draining) ──> Settling
 """
 
@@ -16,8 +16,8 @@ import enum
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from heavyq.core.outcome import Failure, Usage
-from heavyq.core.retry import After, Backoff, Final, Now, decide_retry
+from heavyq.core.outcome import MEMORY_DEATHS, Failure, Usage
+from heavyq.core.retry import After, Backoff, Final, Now, decide_memory_retry, decide_retry
 from heavyq.errors import ProtocolError
 
 DUTY_DELAY_MS = 60_000
@@ -29,7 +29,8 @@ class JobFacts:
 
     made: attempts made before this run (`atm`). roll: a random number in [0, 1), for the backoff's jitter.
     unreadable: why the hash cannot be run. deferred: the failure that `defa` asks for. duty: what the job
-    would need that is not built yet.
+    would need that is not built yet. strikes: deaths by memory before this run. memory_retry: the queue lets such a
+    job run again.
     """
 
     made: int
@@ -39,6 +40,8 @@ class JobFacts:
     unreadable: Failure | None = None
     deferred: Failure | None = None
     duty: str | None = None
+    strikes: int = 0
+    memory_retry: bool = False
 
 
 # What is written when the run ends. Each is one script.
@@ -68,6 +71,16 @@ class RetryLater:
 
 
 @dataclass(frozen=True, slots=True)
+class Strike:
+    """Back to delayed after a death by memory: no attempt burnt, one strike more. strikes: with this one."""
+
+    failure: Failure
+    usage: Usage | None
+    delay_ms: int
+    strikes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Defer:
     """Back to delayed with no attempt burnt: the job needs a duty that this worker has not got."""
 
@@ -80,12 +93,13 @@ class HandBack:
     """Back to the head of wait with no attempt burnt."""
 
 
-Settlement = Complete | Fail | RetryNow | RetryLater | Defer | HandBack
+Settlement = Complete | Fail | RetryNow | RetryLater | Strike | Defer | HandBack
 
 
 class StopReason(enum.Enum):
     HANDED_BACK = "handed back"
     LEASE_LOST = "lease lost"
+    MEMORY = "memory"
 
 
 # States: each carries only what is valid in it.
@@ -101,8 +115,11 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
+    """failure: of a stop for memory, what the job fails with once its child is dead."""
+
     facts: JobFacts
     why: StopReason
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,13 +176,20 @@ class StopAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryExceeded:
+    """The job holds more memory than it may, or than the container has left. failure: why, with the evidence."""
+
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
 class Settled:
     """Redis answered the settlement. lost: the lease was not ours, and nothing was written."""
 
     lost: bool
 
 
-RunEvent = Assigned | Reported | Raised | ChildLost | LeaseLost | StopAsked | Settled
+RunEvent = Assigned | Reported | Raised | ChildLost | LeaseLost | StopAsked | MemoryExceeded | Settled
 
 
 # Actions: imperatives.
@@ -235,7 +259,7 @@ def _leased(state: Leased, event: RunEvent) -> tuple[RunState, tuple[Action, ...
             return Ended(lost=True), (Release(),)
         case StopAsked():
             return _settle(HandBack())
-        case Reported() | Raised() | ChildLost() | Settled():
+        case Reported() | Raised() | ChildLost() | MemoryExceeded() | Settled():
             raise _impossible(state, event)
         case _:
             assert_never(event)
@@ -251,6 +275,8 @@ def _running(state: Running, event: RunEvent) -> tuple[RunState, tuple[Action, .
             return Stopping(state.facts, StopReason.LEASE_LOST), (KillChild(),)
         case StopAsked():
             return Stopping(state.facts, StopReason.HANDED_BACK), (KillChild(),)
+        case MemoryExceeded():
+            return Stopping(state.facts, StopReason.MEMORY, event.failure), (KillChild(),)
         case Assigned() | Settled():
             raise _impossible(state, event)
         case _:
@@ -266,11 +292,13 @@ def _stopping(state: Stopping, event: RunEvent) -> tuple[RunState, tuple[Action,
             return _settle(Complete(event.result, event.usage))
         case Raised():
             return _settle(_after_failure(state.facts, event.failure, event.usage))
+        case ChildLost() if state.failure is not None:
+            return _settle(_after_failure(state.facts, state.failure, event.usage))
         case ChildLost():
             return _settle(HandBack())
         case LeaseLost():
             return replace(state, why=StopReason.LEASE_LOST), ()
-        case StopAsked():  # asked again: the kill is under way
+        case StopAsked() | MemoryExceeded():  # asked again: the kill is under way
             return state, ()
         case Assigned() | Settled():
             raise _impossible(state, event)
@@ -282,7 +310,7 @@ def _settling(state: Settling, event: RunEvent) -> tuple[RunState, tuple[Action,
     match event:
         case Settled():
             return Ended(lost=event.lost), (Release(),)
-        case LeaseLost() | StopAsked() | ChildLost():  # the script itself judges whose lease it is
+        case LeaseLost() | StopAsked() | ChildLost() | MemoryExceeded():  # the script judges whose lease it is
             return state, ()
         case Assigned() | Reported() | Raised():
             raise _impossible(state, event)
@@ -292,7 +320,7 @@ def _settling(state: Settling, event: RunEvent) -> tuple[RunState, tuple[Action,
 
 def _ended(state: Ended, event: RunEvent) -> tuple[RunState, tuple[Action, ...]]:
     match event:
-        case LeaseLost() | StopAsked() | ChildLost():
+        case LeaseLost() | StopAsked() | ChildLost() | MemoryExceeded():
             return state, ()
         case Reported() | Raised() if state.lost:  # the child of a lost lease had not died yet
             return state, ()
@@ -303,7 +331,9 @@ def _ended(state: Ended, event: RunEvent) -> tuple[RunState, tuple[Action, ...]]
 
 
 def _after_failure(facts: JobFacts, failure: Failure, usage: Usage) -> Settlement:
-    """Apply the job's own attempts and backoff."""
+    """Apply the job's own attempts and backoff; a death by memory has its own rule."""
+    if failure.reason in MEMORY_DEATHS:
+        return _after_memory_death(facts, failure, usage)
     verdict = decide_retry(
         made=facts.made,
         attempts=facts.attempts,
@@ -321,6 +351,18 @@ def _after_failure(facts: JobFacts, failure: Failure, usage: Usage) -> Settlemen
             return RetryLater(failure, usage, verdict.delay_ms)
         case _:
             assert_never(verdict)
+
+
+def _after_memory_death(facts: JobFacts, failure: Failure, usage: Usage) -> Settlement:
+    if not facts.memory_retry:
+        return Fail(failure, usage)
+    match decide_memory_retry(strikes=facts.strikes, backoff=facts.backoff, rand=lambda: facts.roll):
+        case Final(why):
+            return Fail(replace(failure, detail=f"{failure.detail} ({why})"), usage)
+        case Now():
+            return Strike(failure, usage, 0, facts.strikes + 1)
+        case After(delay_ms):
+            return Strike(failure, usage, delay_ms, facts.strikes + 1)
 
 
 def _settle(settlement: Settlement) -> tuple[RunState, tuple[Action, ...]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import logging
 import os
 import resource
@@ -16,21 +15,18 @@ import signal
 import socket
 import sys
 import time
-import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from setproctitle import setproctitle
 
-from heavyq.bullmq.job_hash import CHECKPOINT, Unreadable
-from heavyq.config import text_of, what_was_raised
+from heavyq.config import what_was_raised, why_it_does_not_import
 from heavyq.core.outcome import Failure
-from heavyq.errors import NotInJobProcess, PayloadError
-from heavyq.job import leftovers, wire
+from heavyq.job import leftovers, loading, memory, wire
+from heavyq.job.attempt import DETAIL_MAX, attempt, trace_of
 from heavyq.job.channel import Channel
-from heavyq.job.context import Job, JobInfo
 from heavyq.job.signals import restore_in_forks, shrug
 from heavyq.linux import procfs
 from heavyq.linux.process import become_subreaper, die_with_parent
@@ -38,15 +34,15 @@ from heavyq.queue import registry
 
 if TYPE_CHECKING:
     from heavyq.linux.frames import Frame
-    from heavyq.queue.queue import Queue
-
-TRACE_MAX = 64 * 1024
-DETAIL_MAX = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Birth:
-    """What a child needs to know at its birth."""
+    """What a child needs to know at its birth.
+
+    group: path of the kernel group that it enters, None for none. modules: what it must import itself; none, if the
+    zygote has imported them.
+    """
 
     slot: int
     supervisor_pid: int
@@ -54,19 +50,21 @@ class Birth:
     workdir: Path
     nice: int
     oom_score_adj: int
+    group: str | None = None
+    modules: tuple[str, ...] = ()
 
 
 def main(birth: Birth, sock: socket.socket, log_fd: int) -> int:
     """Run the child's whole life; return its exit code. The caller `_exit`s with it."""
     _be_born(birth, log_fd)
     channel = Channel(sock)
-    for hook in registry.child_start_hooks:
-        try:
-            hook()
-        except BaseException as error:  # noqa: BLE001 - whatever the user's hook raises is theirs, and is reported
-            why = f"@child_start {getattr(hook, '__qualname__', hook)} raised {what_was_raised(error)}"
-            channel.send(wire.NOT_READY, {"error": why[:DETAIL_MAX]}, _trace(error).encode("utf-8", "replace"))
-            return 1
+    not_ready = _get_ready(birth)
+    if not_ready is not None:
+        why, error = not_ready
+        channel.send(wire.NOT_READY, {"error": why[:DETAIL_MAX]}, trace_of(error).encode("utf-8", "replace"))
+        return 1
+    _enter_group(birth.group)
+    setproctitle("heavyq child idle")
     standing = leftovers.standing()
     channel.send(wire.READY, {"whole": True})
     while (frame := channel.receive()) is not None and frame.kind != wire.EXIT:
@@ -106,7 +104,7 @@ def _be_born(birth: Birth, log_fd: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    setproctitle("heavyq child idle")
+    setproctitle("heavyq child starting")
     gc.enable()
     if (numpy_random := sys.modules.get("numpy.random")) is not None:
         numpy_random.seed(int.from_bytes(os.urandom(4), "big"))
@@ -115,6 +113,37 @@ def _be_born(birth: Birth, log_fd: int) -> None:
     if (tempfile := sys.modules.get("tempfile")) is not None:
         setattr(tempfile, "tempdir", None)  # noqa: B010 - a module's; it may have been asked, and remembered, in the zygote
     _tell_log_records()
+
+
+def _get_ready(birth: Birth) -> tuple[str, BaseException] | None:
+    """Run what the user's modules do before the first job; return why it cannot be done, None if it was."""
+    try:
+        if birth.modules:
+            loading.load_here(birth.modules)
+    except BaseException as error:  # noqa: BLE001 - a module may raise anything, SystemExit too
+        names = ", ".join(birth.modules)
+        return f"a spawned child cannot import {names}: {why_it_does_not_import(error, birth.modules)}", error
+    for hook in registry.child_start_hooks:
+        try:
+            hook()
+        except BaseException as error:  # noqa: BLE001 - whatever the user's hook raises is theirs, and is reported
+            return f"@child_start {getattr(hook, '__qualname__', hook)} raised {what_was_raised(error)}", error
+    return None
+
+
+def _enter_group(path: str | None) -> None:
+    """Enter the kernel group that will be limited while a job runs.
+
+    Only now: what a child was born with, and what its hooks have loaded, is not charged to its jobs.
+    """
+    if path is None:
+        return
+    from heavyq.linux.groups import enter
+
+    try:
+        enter(path)
+    except OSError as error:
+        print(f"heavyq: this child runs without a memory group of its own: {error}")
 
 
 # ---- one job ----------------------------------------------------------------------------------------------
@@ -129,7 +158,7 @@ def _run_one(birth: Birth, channel: Channel, frame: Frame, standing: leftovers.S
     queue_name, job_id = head["queue"], head["id"]
     setproctitle(f"heavyq child {queue_name} {job_id}".replace("\0", "?"))
     procfs.reset_peak()
-    started_s, cpu_before_s = time.monotonic(), _cpu_s()
+    started_s, cpu_before_s, charge_before = time.monotonic(), _cpu_s(), memory.charge_bytes()
     parts = dict(zip(wire.JOB_PARTS, frame.parts(), strict=True))
     _current = {
         "job_id": job_id,
@@ -138,7 +167,7 @@ def _run_one(birth: Birth, channel: Channel, frame: Frame, standing: leftovers.S
         "attempt": head["made"] + 1,
     }
     try:
-        result = _process(birth, channel, head, parts)
+        result = attempt(birth, channel, head, parts)
     finally:
         _current = None
     for stream in (sys.stdout, sys.stderr):
@@ -151,10 +180,11 @@ def _run_one(birth: Birth, channel: Channel, frame: Frame, standing: leftovers.S
         "wall_s": round(time.monotonic() - started_s, 6),
     }
     # From here to the report nothing may raise: the job is done.
+    memory.give_back_if_grown(charge_before)  # the supervisor looks for leaks when it has the report
     clean = leftovers.none_left(standing, birth.workdir)  # looks only: a result must not wait for the removal
     about = {"run": head["run"], "clean": clean, "usage": usage, "cpu_total_s": round(cpu_s, 6)}
     if isinstance(result, Failure):
-        about |= {"reason": result.reason, "detail": result.detail[:DETAIL_MAX]}
+        about |= {"reason": result.reason, "detail": result.detail[:DETAIL_MAX], "evidence": result.evidence}
         channel.send(wire.FAILURE, about, (result.stack or "").encode("utf-8", "replace"))
     else:
         channel.send(wire.RESULT, about, result)
@@ -164,117 +194,10 @@ def _run_one(birth: Birth, channel: Channel, frame: Frame, standing: leftovers.S
     return leftovers.remove_processes(standing) and leftovers.empty(birth.workdir)
 
 
-class _Sender:
-    """What a `Job` sends through. Closed when its function has returned: the child goes on to other jobs."""
-
-    def __init__(self, channel: Channel, run: int) -> None:
-        self._channel, self._run, self._closed = channel, run, False
-
-    def send(self, kind: bytes, body: bytes) -> None:
-        if self._closed:
-            raise NotInJobProcess("this job is over: its function has returned (a thread that it left behind?)")
-        self._channel.send(kind, None, wire.with_run(self._run, body))
-
-    def close(self) -> None:
-        self._closed = True
-
-
-def _process(birth: Birth, channel: Channel, head: Mapping[str, Any], parts: Mapping[bytes, bytes]) -> bytes | Failure:
-    """Find the function, check the payload, call it, encode its result: each can fail in its own way."""
-    queue = registry.queue_of(head["prefix"], head["queue"])
-    name = parts[b"name"].decode("utf-8", "replace")
-    processor = queue.processor_of(name)
-    if processor is None:
-        known = ", ".join(sorted(n for n in queue.processors if n)) or "none"
-        return Failure("no_processor", f"no processor for jobs named {name[:100]!r} (known names: {known[:1000]})")
-    try:
-        data = processor.payload_codec.decode(parts[b"data"])
-    except PayloadError as error:
-        return Failure("invalid_payload", str(error)[:DETAIL_MAX])
-    except Exception as error:  # noqa: BLE001 - a validator of the user's may raise anything
-        why = f"the payload of queue {queue.name!r} cannot be read: {_one_line(error)}"
-        return Failure("invalid_payload", why, stack=_trace(error))
-    try:
-        info = _info(birth, head, parts, name)
-    except Unreadable as error:
-        return Failure("unreadable", str(error))
-    sender = _Sender(channel, head["run"])
-    job: Job[Any, Any] = Job(info, data, sender.send)
-    try:
-        value = processor.function(job)
-    except (SystemExit, KeyboardInterrupt) as error:
-        return Failure("exit", f"the job ended with {_one_line(error)}", stack=_trace(error))
-    except BaseException as error:  # noqa: BLE001 - the job pays, alone
-        detail = text_of(error)[:DETAIL_MAX] or type(error).__name__
-        return Failure("exception", detail, stack=_trace(error))
-    finally:
-        sender.close()
-    return _encode(queue, processor.result_codec.encode, value, head["max_result"])
-
-
-def _encode(queue: Queue[Any, Any], encode: Callable[[Any], bytes], value: Any, limit: int) -> bytes | Failure:
-    try:
-        raw = encode(value)
-    except ValueError as error:  # the codec's, in words
-        return Failure("invalid_result", str(error)[:DETAIL_MAX])
-    except Exception as error:  # noqa: BLE001 - a serializer of the user's may raise anything
-        return Failure("invalid_result", f"the result of queue {queue.name!r} cannot be written: {_one_line(error)}")
-    if len(raw) > limit:
-        why = f"the result is {len(raw)} bytes, max_result is {limit}: store it and return its address"
-        return Failure("result_too_large", why)
-    return raw
-
-
-def _info(birth: Birth, head: Mapping[str, Any], parts: Mapping[bytes, bytes], name: str) -> JobInfo:
-    return JobInfo(
-        id=head["id"],
-        name=name,
-        queue_name=head["queue"],
-        attempt=head["made"] + 1,
-        attempts_made=head["made"],
-        fence=head["fence"],
-        timestamp_ms=_read_field("timestamp", _milliseconds, parts[b"timestamp"] or b"0"),
-        slot=birth.slot,
-        workdir=birth.workdir,
-        opts=parts[b"opts"],
-        progress=_read_field("progress", json.loads, parts[b"progress"]) if parts[b"progress"] else 0,
-        checkpoint=_read_field(CHECKPOINT, json.loads, saved) if (saved := parts[CHECKPOINT.encode()]) else None,
-    )
-
-
-def _read_field(field: str, read: Callable[[bytes], Any], raw: bytes) -> Any:
-    try:
-        return read(raw)
-    except (ValueError, OverflowError, RecursionError) as error:
-        raise Unreadable(field, str(error)) from None
-
-
-def _milliseconds(raw: bytes) -> int:
-    return int(float(raw))
-
-
 def _cpu_s() -> float:
     """CPU seconds of this process and of the subprocesses it has waited for."""
     below = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + below.ru_utime + below.ru_stime
-
-
-def _one_line(error: BaseException) -> str:
-    """Name and message, as BullMQ shows it first in a stack trace."""
-    text = text_of(error)
-    return (f"{type(error).__name__}: {text}" if text else type(error).__name__).splitlines()[0][:1000]
-
-
-def _trace(error: BaseException) -> str:
-    """`Name: message`, then Python's traceback without the frames that are ours."""
-    frames = traceback.extract_tb(error.__traceback__)
-    theirs = [f for f in frames if f.filename != __file__] or frames
-    text = f"{_one_line(error)}\n" + "".join(traceback.format_list(theirs))
-    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    if cause is not None:
-        text += "caused by:\n" + "".join(traceback.format_exception(cause))
-    text = text.rstrip()
-    return text if len(text) <= TRACE_MAX else text[: TRACE_MAX // 2] + "\n...\n" + text[-TRACE_MAX // 2 :]
 
 
 def _tell_log_records() -> None:

@@ -10,24 +10,26 @@ import struct
 from heavyq.bullmq.job_hash import CHECKPOINT as CHECKPOINT_FIELD
 
 # supervisor -> zygote
-CONFIGURE = b"C"  # head: ZygoteConfig
-FORK = b"F"  # head: {child, slot, workdir, nice, oom_score_adj}; two descriptors come with it: socket, log pipe
+CONFIGURE = b"C"  # head: {modules, redis_url, prefix, nofile, bare}; bare: import nothing of the user's
+FORK = b"F"  # head: {child, slot, workdir, nice, oom_score_adj, group}; two descriptors come with it: socket, log pipe
+CHECK = b"H"  # prove by a throw-away child that a fork of this zygote can work
 
 # zygote (or a middle process) -> supervisor
-CATALOGUE = b"K"  # head: {}; body: JSON, see `zygote.catalogue`
+CATALOGUE = b"K"  # head: {}; body: JSON, see `job.catalogue`; an empty object from a bare zygote
+CHECKED = b"D"  # head: {problem}, null when there is none; body: text of the stack
 BROKEN = b"B"  # head: {error}; body: traceback text. The zygote ends after it
 FORKED = b"N"  # head: {child, pid}
 NOT_FORKED = b"E"  # head: {child, error}
 
 # supervisor -> child
-JOB = b"J"  # head: {run, queue, prefix, id, fence, made, max_result}; parts: see JOB_PARTS
+JOB = b"J"  # head: {run, queue, prefix, id, fence, made, max_result, memory_rlimit}; parts: see JOB_PARTS
 EXIT = b"Q"
 
 # child -> supervisor
 READY = b"R"  # born and hooks run, or: cleaned up after a job. head: {whole}
 NOT_READY = b"X"  # head: {error}; body: traceback text. The child ends after it
 RESULT = b"r"  # head: {run, clean, usage, cpu_total_s}; body: the result's JSON
-FAILURE = b"f"  # head: {run, clean, usage, cpu_total_s, reason, detail}; body: traceback text
+FAILURE = b"f"  # head: {run, clean, usage, cpu_total_s, reason, detail, evidence}; body: traceback text
 PROGRESS = b"p"  # body: the run, then JSON
 LOG = b"l"  # body: the run, then one row of text
 CHECKPOINT = b"c"  # body: the run, then JSON

@@ -33,6 +33,11 @@ def become_subreaper() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
+def end_subreaping() -> None:
+    """Let orphaned descendants fall past this process again."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 0)
+
+
 def die_with_parent(signum: int) -> None:
     """Ask for `signum` when the *thread* that forked us ends.
 

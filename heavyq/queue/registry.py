@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 H = TypeVar("H", bound=Callable[[], Any])
 
 preload_hooks: Final[list[Callable[[], Any]]] = []
+canary_hooks: Final[list[Callable[[], Any]]] = []
 child_start_hooks: Final[list[Callable[[], Any]]] = []
 child_stop_hooks: Final[list[Callable[[], Any]]] = []
 
@@ -49,6 +50,15 @@ class Processor:
 def preload(function: H) -> H:
     """Run a function once in the process that children are forked from, after the imports: they share its memory."""
     return _add(preload_hooks, function, "preload")
+
+
+def canary(function: H) -> H:
+    """Run a function in one throw-away child after the preload, to prove that forked children can run it.
+
+    It should do what the jobs do, in small: one forward pass of the model, say. If the child cannot do it, the worker
+    does not start, and says what to do.
+    """
+    return _add(canary_hooks, function, "canary")
 
 
 def child_start(function: H) -> H:

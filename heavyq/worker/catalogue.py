@@ -12,6 +12,7 @@ from typing import Any
 from heavyq.bullmq.keys import QueueKey
 from heavyq.config import Profile, QueueSettings, RunSettings, children_wanted, of_worker_type, resolve_queue
 from heavyq.core.child import ChildLimits
+from heavyq.core.memory import children_that_fit, recycle_bytes
 from heavyq.errors import ConfigError, UsageError
 from heavyq.store import embedded
 from heavyq.worker.crew import ChildKind
@@ -21,17 +22,22 @@ _Declared = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """The queues that this worker serves, with their options; the Redis that holds them; how many children."""
+    """The queues that this worker serves, with their options; the Redis that holds them; how many children.
+
+    capped: the number of children that the queues ask for together, if memory takes fewer of them.
+    """
 
     url: str
     queues: Mapping[QueueKey, QueueSettings]
     concurrency: int
+    capped: int | None = None
 
 
-def read_catalogue(raw: _Declared, settings: RunSettings, default_url: str | None) -> Catalogue:
+def read_catalogue(raw: _Declared, settings: RunSettings, default_url: str | None, budget_bytes: int) -> Catalogue:
     """Choose the queues and resolve their options.
 
-    default_url: the Redis of queues that name none.
+    default_url: the Redis of queues that name none. budget_bytes: memory for all jobs; it caps the number of children
+    that nobody has asked for on the command line.
     Raises ConfigError when there is nothing to serve, or when the queues live in more than one Redis; UsageError
     for a queue or a worker type that is not there.
     """
@@ -44,8 +50,13 @@ def read_catalogue(raw: _Declared, settings: RunSettings, default_url: str | Non
         )[0]
         for q in chosen
     }
-    concurrency = children_wanted(settings.concurrency, queues.values())
-    return Catalogue(_one_url(chosen, default_url), queues, concurrency)
+    wanted = children_wanted(settings.concurrency, queues.values())
+    url = _one_url(chosen, default_url)
+    if settings.concurrency is not None:
+        return Catalogue(url, queues, wanted)
+    needs = [s.memory_request for s in queues.values()]
+    fitting = children_that_fit(budget_bytes, min(need for need in needs if need) if all(needs) else None)
+    return Catalogue(url, queues, min(wanted, fitting), capped=wanted if fitting < wanted else None)
 
 
 def kind_of(settings: QueueSettings) -> ChildKind:
@@ -53,7 +64,12 @@ def kind_of(settings: QueueSettings) -> ChildKind:
     return ChildKind(
         nice=settings.nice,
         oom_score_adj=settings.oom_score_adj,
-        limits=ChildLimits(settings.max_jobs_per_child, settings.recycle_rss, settings.max_child_age_s),
+        limits=ChildLimits(
+            settings.max_jobs_per_child,
+            recycle_bytes(settings.recycle_rss, settings.memory_limit),
+            settings.max_child_age_s,
+        ),
+        start_method=settings.start_method,
     )
 
 

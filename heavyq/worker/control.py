@@ -25,20 +25,22 @@ from heavyq.bullmq.ops.lease import lease
 from heavyq.bullmq.ops.progress import progress
 from heavyq.bullmq.ops.wake import wake
 from heavyq.core import child as child_life
-from heavyq.core import fleet
+from heavyq.core import fleet, memory
 from heavyq.core import run as life
 from heavyq.core.outcome import REASONS, Failure, Usage
 from heavyq.errors import HeavyqError, ProtocolError
 from heavyq.job import wire
-from heavyq.linux import procfs
 from heavyq.linux.clock import epoch_ms, monotonic_s
 from heavyq.linux.frames import Frame, pack_parts
+from heavyq.worker.accounts import Accounts
+from heavyq.worker.admission import Admission
 from heavyq.worker.commands import Command, Commands
-from heavyq.worker.crew import ChildKind, Crew
+from heavyq.worker.crew import ChildKind, Crew, Death
 from heavyq.worker.process import ChildProcess
 from heavyq.worker.renewal import Vouched
 from heavyq.worker.runs import Run, log_op, read_job, settle_op
 from heavyq.worker.served import Served
+from heavyq.worker.watch import Excess
 
 _BLOCK_S = 5.0  # BullMQ's drainDelay: how long an idle worker trusts the marker alone
 _BLOCK_MAX_S = 10.0
@@ -54,12 +56,16 @@ class Control:
         served: Sequence[Served],
         commands: Commands,
         vouched: Vouched,
+        accounts: Accounts,
         *,
         worker_id: str,
         name: str | None,
         concurrency: int,
+        budget_bytes: int,
     ) -> None:
         self.served = served
+        self._accounts = accounts
+        self._admission = Admission(budget_bytes, served)
         self._by_key = {s.key: s for s in served}
         self._commands, self._vouched = commands, vouched
         self._worker_id, self._name, self._concurrency = worker_id, name, concurrency
@@ -111,7 +117,8 @@ class Control:
 
     def _next_queue(self) -> Served | None:
         now_s = monotonic_s()
-        views = [fleet.QueueView(s.limit, s.held, s.worth_asking(now_s)) for s in self.served]
+        self._admission.look(self.runs.values(), now_s)
+        views = [fleet.QueueView(s.limit, s.held, s.has_room and s.worth_asking(now_s)) for s in self.served]
         index = fleet.next_queue(views, self._turn)
         if index is None:
             return None
@@ -203,7 +210,7 @@ class Control:
 
     def _arm(self, served: Served) -> None:
         waiter = served.waiter
-        if waiter is None or waiter.busy or served.may_have_work or served.held >= served.limit:
+        if waiter is None or waiter.busy or served.may_have_work or served.held >= served.limit or not served.has_room:
             return
         timeout_s = _BLOCK_S
         if served.due_ms is not None:
@@ -228,7 +235,8 @@ class Control:
     # ---- a run's events
 
     def _begin(self, served: Served, job: LeasedJob, asked_s: float) -> None:
-        facts, opts = read_job(job, random.random())  # noqa: S311 - jitter, no secret
+        memory_retry = served.settings.on_memory_limit == "retry"
+        facts, opts = read_job(job, random.random(), memory_retry=memory_retry)  # noqa: S311 - jitter, no secret
         state, actions = life.begin(facts, draining=self.draining)
         run = Run(next(self._numbers), job, facts, opts, state, monotonic_s(), progress=job.fields.get(b"progress"))
         self.runs[run.number] = run
@@ -269,6 +277,7 @@ class Control:
 
     def _send_job(self, run: Run) -> None:
         assert run.child is not None
+        child, settings = self.crew.children[run.child], self._by_key[run.queue].settings
         fields, ours = run.job.fields, run.job.lease
         head = {
             "run": run.number,
@@ -277,13 +286,17 @@ class Control:
             "id": ours.job_id,
             "fence": ours.fence,
             "made": run.facts.made,
-            "max_result": self._by_key[run.queue].settings.max_result,
+            "max_result": settings.max_result,
+            "memory_rlimit": settings.memory_limit if settings.memory_rlimit else None,
         }
         parts = [fields.get(name, b"") for name in wire.JOB_PARTS]
-        self.crew.children[run.child].send(*pack_parts(wire.JOB, head, parts))
+        self._accounts.open(run, child, settings)
+        child.send(*pack_parts(wire.JOB, head, parts))
 
     def _settle(self, run: Run, settlement: life.Settlement) -> None:
         self._note_end(run, settlement)
+        if isinstance(settlement, life.Fail | life.RetryNow | life.RetryLater | life.Strike):
+            self._log_cause(run, settlement.failure)
         if run in self._waiting:
             self._waiting.remove(run)
         settle = Command(self._settle_op(run, settlement), lambda reply: self._settled(run, reply))
@@ -383,18 +396,38 @@ class Control:
         self._log.info(line, **_about(run))
         self._take_row(run, line)
 
-    def child_died(self, child: ChildProcess, failure: Failure, cpu_s: float | None) -> None:
+    def child_died(self, child: ChildProcess, death: Death) -> None:
         """A child is dead, reaped and drained."""
         run = next((r for r in self.runs.values() if r.child == child.number), None)
         if run is not None:
             used = Usage(
-                peak_rss_bytes=run.peak_rss_bytes,
-                cpu_s=round(max(0.0, (cpu_s or 0.0) - child.cpu_told_s), 3),
+                peak_rss_bytes=death.max_rss_bytes,
+                cpu_s=round(max(0.0, (death.cpu_s or 0.0) - child.cpu_told_s), 3),
                 wall_s=round(monotonic_s() - run.leased_s, 3),
             )
+            failure = self._accounts.cause(run, child, death)
             run.child = None
-            self._apply(run, life.ChildLost(failure, used))
+            self._apply(run, life.ChildLost(failure, self._accounts.measured(run, used)))
         self.changed = True
+
+    def memory_exceeded(self, excess: Excess) -> None:
+        """The watch has frozen a child whose job holds too much, or found an idle one that there is no room for."""
+        child = self.crew.children.get(excess.child)
+        if child is None:
+            return
+        run = self._run_of(child)
+        if run is not None and run.number == excess.run:
+            self._apply(run, life.MemoryExceeded(excess.failure))
+        elif child.meter is not None and not child.killed_by_us:
+            child.meter.thaw()  # the run that it was about is over
+            if excess.run is None and run is None:
+                self._log.warning("an idle child is killed: the container is nearly full", child=child.number)
+                self.crew.kill(child, excess.failure.detail)
+
+    def crowded(self, used_bytes: int, limit_bytes: int) -> None:
+        """The container is nearly full, and no job of ours holds what would make room."""
+        use, limit = memory.in_words(used_bytes), memory.in_words(limit_bytes)
+        self._log.warning("the container is nearly full, and not by a job", used=use, limit=limit)
 
     def _run_of(self, child: ChildProcess) -> Run | None:
         state = child.state
@@ -405,12 +438,14 @@ class Control:
         usage, cpu_total_s = _check_report(run, frame)
         child.drain_lines()
         child.cpu_told_s = cpu_total_s
-        self.crew.apply(child, child_life.RunOver(bool(head["clean"]), self.crew.charge(child)))
+        self._accounts.close(run, child, self.crew, clean=bool(head["clean"]))
+        usage = self._accounts.measured(run, usage)
         if frame.kind == wire.RESULT:
             self._apply(run, life.Reported(frame.body, usage))
         else:
             stack = frame.body.decode("utf-8", "replace") or None
-            self._apply(run, life.Raised(Failure(head["reason"], head["detail"], stack=stack), usage))
+            failure = Failure(head["reason"], head["detail"], stack=stack, evidence=head.get("evidence"))
+            self._apply(run, life.Raised(self._accounts.cause_told(run, child, failure), usage))
         run.child = None  # from here on the child may have another run
         if self._waiting or not run.seat_passed:  # else there is nothing to give out until Redis answers
             self.changed = True
@@ -426,6 +461,12 @@ class Control:
         else:
             run.rows_dropped += 1
         self._commands.send_latest(("log", run.number), lambda: log_op(run))
+
+    def _log_cause(self, run: Run, failure: Failure) -> None:
+        """Put a death, which the job itself could not tell of, in its log, where dashboards show it."""
+        if failure.evidence is not None:
+            run.rows.append(f"heavyq: {failure.reason}: {failure.detail}")
+            self._commands.send_latest(("log", run.number), lambda: log_op(run))
 
     # ---- stopping
 
@@ -475,10 +516,6 @@ class Control:
             if served.asleep_until_s and served.asleep_until_s <= now_s:
                 served.asleep_until_s = 0.0
                 served.may_have_work = True
-        for run in self.runs.values():
-            child = self.crew.children.get(run.child) if run.child is not None else None
-            if child is not None and child.pid:
-                run.peak_rss_bytes = max(run.peak_rss_bytes, procfs.rss_bytes(child.pid) or 0)
         if self.draining:
             self._retire_idle()
         self.changed = True
@@ -501,6 +538,14 @@ class Control:
                     why=settlement.failure.detail,
                     delay_s=delay_ms / 1000,
                 )
+            case life.Strike():
+                self._log.warning(
+                    "died of memory, will be run again",
+                    **about,
+                    reason=settlement.failure.reason,
+                    why=settlement.failure.detail,
+                    strikes=settlement.strikes,
+                )
             case life.HandBack():
                 self._log.warning("handed back", **about)
             case life.Defer():
@@ -519,6 +564,8 @@ def _check_report(run: Run, frame: Frame) -> tuple[Usage, float]:
         raise ProtocolError("a report whose usage is no numbers")
     if frame.kind == wire.FAILURE and not (head["reason"] in REASONS and isinstance(head["detail"], str)):
         raise ProtocolError("a failure without a reason that we know")
+    if not isinstance(head.get("evidence"), dict | None):
+        raise ProtocolError("a failure whose evidence is no object")
     return Usage(*numbers[:3]), numbers[3]
 
 

@@ -1,38 +1,44 @@
 """The processes below the supervisor: zygotes, children, strays. The one reaper.
 
 Owns who is whose: makes children through the zygote, adopts them, judges what falls to us, and tells control of
-births, frames and deaths. Leases nothing and settles nothing. `core.child` decides, this performs.
+births, frames and deaths, with their causes. Leases nothing and settles nothing. `core.child` decides, this performs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 
 from heavyq.config import wants_traceback
 from heavyq.core import child as life
-from heavyq.core.outcome import Failure, exited, killed_by_signal
+from heavyq.core.outcome import Failure, OomKill, exited, killed_by_signal, oom_killed
 from heavyq.errors import ConfigError, HeavyqError
 from heavyq.job import wire
 from heavyq.linux import procfs
 from heavyq.linux.clock import monotonic_s
 from heavyq.linux.frames import Frame, pack
+from heavyq.linux.groups import Group, Groups
 from heavyq.linux.process import children_of
 from heavyq.worker.loop import Loop
+from heavyq.worker.meter import ChildMeter
 from heavyq.worker.nursery import Nursery, NurseryEvents
+from heavyq.worker.oom import OomRises
 from heavyq.worker.process import ChildProcess
 from heavyq.worker.sweeper import Remover, Sweeper
+from heavyq.worker.watch import Watch
 from heavyq.worker.zygote import ZygoteEvents
 
 FAILURES_IN_A_ROW_MAX = 5
 _PAUSE_FIRST_S = 0.1
 _LONG_LIFE_S = 60.0  # a zygote that lived so long had imported well: its end begins a new count
+_GROUP_GRACE_S = 2.0  # multiprocessing's trackers have a second to empty /dev/shm
 _CLOSED_TICKS = 3  # a process that dies closes its files a while before its pidfd tells of it
 
 
@@ -43,6 +49,16 @@ class ChildKind:
     nice: int
     oom_score_adj: int
     limits: life.ChildLimits
+    start_method: Literal["fork", "spawn"] = "fork"
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """A child's end. cpu_s: of its whole life, None: not known. max_rss_bytes: its peak since its last job began."""
+
+    failure: Failure
+    cpu_s: float | None = None
+    max_rss_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +68,26 @@ class CrewEvents:
     ready: Callable[[ChildProcess], None]
     report: Callable[[ChildProcess, Frame], None]
     line: Callable[[ChildProcess, str], None]
-    died: Callable[[ChildProcess, Failure, float | None], None]
+    died: Callable[[ChildProcess, Death], None]
+
+
+@dataclass(frozen=True, slots=True)
+class CrewTools:
+    """What the crew works with. groups: None where the kernel gives no child a group of its own."""
+
+    sweeper: Sweeper
+    remover: Remover
+    watch: Watch
+    rises: OomRises
+    groups: Groups | None
 
 
 class Crew:
     """All processes of one worker below its supervisor."""
 
-    def __init__(self, loop: Loop, sweeper: Sweeper, remover: Remover, base: Path, events: CrewEvents) -> None:
-        self._loop, self._sweeper, self._remover = loop, sweeper, remover
+    def __init__(self, loop: Loop, tools: CrewTools, base: Path, events: CrewEvents) -> None:
+        self._loop, self._sweeper, self._remover = loop, tools.sweeper, tools.remover
+        self._watch, self._rises, self._groups = tools.watch, tools.rises, tools.groups
         self._base, self._events = base, events
         self.concurrency = 1  # how many children; known once the modules are imported
         self.children: dict[int, ChildProcess] = {}
@@ -72,11 +100,19 @@ class Crew:
         self._judge_soon = False
         self.fatal: HeavyqError | None = None
         self._log = structlog.get_logger().bind(thread="control")
-        self._nursery: Nursery
+        self._nurseries: dict[str, Nursery] = {}
+        self._old_groups: list[tuple[float, Group]] = []  # of the dead, since when
 
     def start_zygote(self, config: Mapping[str, Any], events: ZygoteEvents, *, threads: int) -> None:
         """Start the first zygote; a later one replaces it with the same configuration if it dies."""
-        self._nursery = Nursery(
+        self._start_nursery("fork", config, events, threads)
+
+    def start_bare_zygote(self, config: Mapping[str, Any], events: ZygoteEvents, *, threads: int) -> None:
+        """Start a zygote that imports nothing: its children import for themselves (start_method "spawn")."""
+        self._start_nursery("spawn", {**config, "bare": True}, replace(events, catalogue=lambda _: None), threads)
+
+    def _start_nursery(self, method: str, config: Mapping[str, Any], events: ZygoteEvents, threads: int) -> None:
+        nursery = self._nurseries[method] = Nursery(
             self._loop,
             config,
             replace(events, forked=self._forked, not_forked=self._not_forked),
@@ -84,12 +120,22 @@ class Crew:
             threads=threads,
             options_of=_fork_options,
         )
-        self._nursery.start()
+        nursery.start()
+
+    @property
+    def zygote_pids(self) -> list[int]:
+        """The zygotes that are there."""
+        return [pid for nursery in self._nurseries.values() for pid in nursery.pids]
+
+    def check_forks(self) -> None:
+        """Ask the zygote whether its forks can work; its event `checked` answers."""
+        self._nurseries["fork"].check()
 
     def leave(self) -> None:
         """The worker ends: a zygote that dies is not replaced, a child that is not forked yet never is."""
         self._leaving = True
-        self._nursery.leave()
+        for nursery in self._nurseries.values():
+            nursery.leave()
         for child in tuple(self.children.values()):
             if child.pid is None:
                 self._give_up(child)
@@ -111,12 +157,14 @@ class Crew:
         try:
             workdir.mkdir(mode=0o700, parents=True)
             child = ChildProcess(number, slot, kind, kind.limits, workdir, self._loop.now_s)
+            if self._groups is not None:
+                child.group = self._groups.make(f"{self._base.name}-{number}")
         except OSError as error:  # no space, no descriptors: tried again a few times
             self._count_failure(f"{type(error).__name__}: {error}")
             return
         self.children[number] = child
         child.watch(self._loop, self._frame, self._events.line, self._broken)
-        self._nursery.ask(child)
+        self._nurseries[kind.start_method].ask(child)
 
     def _renew(self, child: ChildProcess) -> bool:
         child.close_channel()
@@ -124,7 +172,7 @@ class Crew:
             child.open_channel()
         except OSError as error:
             child.start_error = str(error)
-            self._gone(child, exited(1))
+            self._gone(child, Death(exited(1)))
             return False
         child.watch(self._loop, self._frame, self._events.line, self._broken)
         return True
@@ -132,7 +180,7 @@ class Crew:
     def _give_up(self, child: ChildProcess) -> None:
         if child.number in self.children:
             child.start_error = "it was never forked"
-            self._gone(child, exited(1))
+            self._gone(child, Death(exited(1)))
 
     def _forked(self, number: int, pid: int) -> None:
         child = self.children.get(number)
@@ -143,7 +191,7 @@ class Crew:
             child.pidfd = os.pidfd_open(pid)  # works on a zombie too
         except OSError as error:  # no descriptor is left: it falls to us as a stray
             child.start_error = str(error)
-            self._gone(child, exited(1))
+            self._gone(child, Death(exited(1)))
             return
         child.pid = pid
         self._by_pid[pid] = child
@@ -155,7 +203,7 @@ class Crew:
         child = self.children.get(number)
         if child is not None:
             child.start_error = error
-            self._gone(child, exited(1))
+            self._gone(child, Death(exited(1)))
 
     def _zygote_failed(self, what: str, lived_s: float) -> None:
         if lived_s > _LONG_LIFE_S:
@@ -189,21 +237,33 @@ class Crew:
     def _ready(self, child: ChildProcess, frame: Frame) -> None:
         if isinstance(child.state, life.Starting):
             self._failures = 0
-            self.apply(child, life.ChildReady(self.charge(child)))
+            self._measure(child)
+            self.apply(child, life.ChildReady())
         else:
             self.apply(child, life.Cleaned(bool(frame.head["whole"])))
         self._events.ready(child)
 
-    def charge(self, child: ChildProcess) -> int:
-        """Return the child's resident minus shared memory, in bytes; 0 where no limit asks for it."""
-        if child.limits.recycle_rss_bytes is None or not child.pid:
-            return 0
-        return procfs.charge_bytes(child.pid) or 0
+    def _measure(self, child: ChildProcess) -> None:
+        assert child.pid is not None
+        assert child.pidfd is not None
+        kind = child.kind
+        assert isinstance(kind, ChildKind)
+        try:
+            child.meter = ChildMeter(child.number, child.pid, child.pidfd, self._nurseries[kind.start_method].pid)
+        except OSError as error:
+            self._log.error("a child cannot be measured: it is not used", child=child.number, error=str(error))
+            self.kill(child, f"it cannot be measured: {error}")
+            return
+        self._watch.add(child.meter)
+
+    def run_over(self, child: ChildProcess, *, clean: bool) -> tuple[life.Action, ...]:
+        """Its run has reported: it stays or is retired; return what was done."""
+        return self.apply(child, life.RunOver(clean, child.meter.own_bytes() if child.meter else 0))
 
     # ---- decisions
 
-    def apply(self, child: ChildProcess, event: life.ChildEvent) -> None:
-        """Let `core.child` decide, and perform."""
+    def apply(self, child: ChildProcess, event: life.ChildEvent) -> tuple[life.Action, ...]:
+        """Let `core.child` decide, and perform; return what was done."""
         child.state, actions = life.decide(child.state, event, self._loop.now_s, child.limits)
         for action in actions:
             match action:
@@ -213,6 +273,7 @@ class Crew:
                 case life.Kill():
                     self._log.warning("child killed", child=child.number, pid=child.pid, why=action.why)
                     self.kill(child, action.why)
+        return actions
 
     def kill(self, child: ChildProcess, why: str) -> None:
         """Kill a child and all below it; `died` follows."""
@@ -228,7 +289,11 @@ class Crew:
                 self.kill(child, "it closed its channel to the worker")
             child.release_lines()
             self.apply(child, life.Ticked())
-        self._nursery.tick(may_start=self.may_make and self.fatal is None)
+        for nursery in self._nurseries.values():
+            nursery.tick(may_start=self.may_make and self.fatal is None)
+        self._old_groups = [
+            (since_s, group) for since_s, group in self._old_groups if not self._removed(group, since_s)
+        ]
         self.judge()
 
     def turned(self) -> None:
@@ -246,9 +311,10 @@ class Crew:
         self._judge_soon = False
         while True:
             listed = children_of(os.getpid())
-            zygotes = self._nursery.pids
-            self._nursery.drain()
-            self._nursery.reap()
+            zygotes = self.zygote_pids
+            for nursery in self._nurseries.values():
+                nursery.drain()
+                nursery.reap()
             strays = [pid for pid in listed if pid not in self._by_pid and pid not in zygotes]
             found = False
             for pid in strays:
@@ -272,39 +338,102 @@ class Crew:
 
     def _maybe_died(self, child: ChildProcess) -> None:
         """Its pidfd is readable: reap it, take the last of what it wrote, and tell control."""
+        ended = self._reap(child)
+        if ended is None:
+            return
+        dead = [ended]
+        if ended.killed and self._rises.any_fresh(self._loop.now_s):
+            # One kill by the kernel and one by somebody else may meet here: the kernel takes the largest.
+            others = (self._reap(other) for other in tuple(self._by_pid.values()) if other is not child)
+            dead = sorted([ended, *filter(None, others)], key=lambda one: one.max_rss_bytes, reverse=True)
+        for one in dead:
+            one.child.drain()
+            failure = _cause(one.code, one.child.killed_by_us, self._kernel_kill(one) if one.killed else None)
+            self._gone(one.child, Death(failure, one.cpu_s, one.max_rss_bytes))
+
+    def _reap(self, child: ChildProcess) -> _Ended | None:
+        """Reap a child that is dead and has fallen to us; None if it is not, or has not."""
         assert child.pid is not None
         cpu_s = procfs.cpu_s(child.pid)
         try:
-            pid, status = os.waitpid(child.pid, os.WNOHANG)
+            pid, status, used = os.wait4(child.pid, os.WNOHANG)
         except ChildProcessError:  # dead before it fell to us: its middle process is about to end
-            return
+            return None
         if pid == 0:
-            return
-        child.drain()
-        self._gone(child, _cause(os.waitstatus_to_exitcode(status), child.killed_by_us), cpu_s)
+            return None
+        self._by_pid.pop(pid)
+        return _Ended(child, os.waitstatus_to_exitcode(status), cpu_s, used.ru_maxrss * 1024)
 
-    def _gone(self, child: ChildProcess, failure: Failure, cpu_s: float | None = None) -> None:
+    def _kernel_kill(self, ended: _Ended) -> OomKill | None:
+        """Return the counter that shows that the kernel killed this child for want of memory, None if none does.
+
+        In a group of its own every kill is its own. A shared counter tells of one kill, not of whom: the kernel takes
+        the largest, so a child that was smaller than one that lives was killed by somebody else.
+        """
+        child = ended.child
+        if child.group is not None:
+            now = child.group.oom_kills()
+            before = child.group_kills
+            return OomKill(f"oom_kill of {child.group.path}", before, now, own=True) if now > before else None
+        now_s = self._loop.now_s
+        living = (c.meter.rss_bytes() for c in self.children.values() if c is not child and c.meter)
+        if not self._rises.any_fresh(now_s) or any(rss > ended.max_rss_bytes for rss in living):
+            return None
+        return self._rises.take(now_s)
+
+    def _removed(self, group: Group, since_s: float) -> bool:
+        """Remove a dead child's group; what the kill by parentage has left in it after a while is killed as one."""
+        if group.remove():
+            return True
+        if self._loop.now_s - since_s > _GROUP_GRACE_S:
+            with contextlib.suppress(OSError):
+                group.kill()
+        return False
+
+    def _gone(self, child: ChildProcess, death: Death) -> None:
         if child.pid is not None and child.pidfd is not None:
             self._loop.unwatch(child.pidfd)
             os.close(child.pidfd)
             self._by_pid.pop(child.pid, None)
         child.close_channel()
         del self.children[child.number]
+        if child.meter is not None:
+            self._watch.drop(child.meter)
         self.apply(child, life.ChildExited())
         self._remover.remove(child.workdir)
+        if child.group is not None:
+            self._old_groups.append((self._loop.now_s, child.group))
         if isinstance(child.state, life.Gone) and child.state.failed and not self._leaving:
-            self._count_failure(child.start_error or failure.detail)
-        self._events.died(child, failure, cpu_s)
+            self._count_failure(child.start_error or death.failure.detail)
+        self._events.died(child, death)
         self._judge_soon = True  # what it left behind fell to us, and no signal tells of that
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A child that was reaped. code: as of `waitstatus_to_exitcode`."""
+
+    child: ChildProcess
+    code: int
+    cpu_s: float | None
+    max_rss_bytes: int
+
+    @property
+    def killed(self) -> bool:
+        """True for a SIGKILL that we did not send."""
+        return self.code == -signal.SIGKILL and not self.child.killed_by_us
 
 
 def _fork_options(child: ChildProcess) -> Mapping[str, Any]:
     kind = child.kind
     assert isinstance(kind, ChildKind)
-    return {"nice": kind.nice, "oom_score_adj": kind.oom_score_adj}
+    group = child.group.path if child.group else None
+    return {"nice": kind.nice, "oom_score_adj": kind.oom_score_adj, "group": group}
 
 
-def _cause(code: int, killed_by_us: str | None) -> Failure:
+def _cause(code: int, killed_by_us: str | None, kernel: OomKill | None) -> Failure:
+    if kernel is not None:
+        return oom_killed(kernel)
     if killed_by_us and code == -signal.SIGKILL:
         return Failure("exit", f"heavyq killed the child: {killed_by_us}")
     if code < 0:

@@ -62,6 +62,11 @@ class Nursery:
         """The zygotes' pids: they are no strays."""
         return {z.pid for z in self._all()}
 
+    @property
+    def pid(self) -> int | None:
+        """The pid of the zygote that is asked now; None while there is none."""
+        return self._current.pid if self._current else None
+
     def start(self) -> None:
         """Start a zygote and hand it what was not asked for yet."""
         try:
@@ -78,6 +83,11 @@ class Nursery:
         child.asked_s = self._loop.now_s
         if self._current is None or not self._current.fork(child, self._options_of(child)):
             self._unasked.append(child)
+
+    def check(self) -> None:
+        """Ask the current zygote whether its forks can work; `checked` answers. Nobody answers where there is none."""
+        if self._current is not None:
+            self._current.check()
 
     def drain(self) -> None:
         """Hear every name that is there."""

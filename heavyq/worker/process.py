@@ -16,9 +16,11 @@ from pathlib import Path
 from heavyq.core.child import ChildLimits, ChildState, Starting
 from heavyq.linux.clock import monotonic_s
 from heavyq.linux.frames import Frame, FrameReader
+from heavyq.linux.groups import Group
 from heavyq.linux.process import close_quietly
 from heavyq.worker.lines import LineCutter
 from heavyq.worker.loop import Loop, read_ready
+from heavyq.worker.meter import ChildMeter
 
 _READ_BUDGET = 128 * 1024  # a turn's share of one child: a flood of progress must not starve the neighbours
 _PIPE_BYTES = 64 * 1024  # what a pipe holds
@@ -40,6 +42,10 @@ class ChildProcess:
         self.pid: int | None = None
         self.pidfd: int | None = None
         self.killed_by_us: str | None = None
+        self.meter: ChildMeter | None = None  # once it is ready
+        self.group: Group | None = None  # the kernel's, where it may have one of its own
+        self.group_limit: int | None = None
+        self.group_kills = 0  # the group's count of kernel kills when its job began
         self.cpu_told_s = 0.0  # up to its last report: what it used since then is its present job's
         self.start_error: str | None = None
         self.asked_s = now_s  # when the zygote was last asked for it

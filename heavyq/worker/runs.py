@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
 
-from heavyq.bullmq.job_hash import Unreadable, append_trace, attempts_made, duty_not_built
+from heavyq.bullmq.job_hash import Unreadable, append_trace, attempts_made, duty_not_built, strikes
 from heavyq.bullmq.keys import QueueKey
 from heavyq.bullmq.lease import LeasedJob
 from heavyq.bullmq.op import Op
@@ -28,6 +28,7 @@ from heavyq.bullmq.options import Keep, WireOptions
 from heavyq.core import run as life
 from heavyq.core.outcome import Failure, Usage
 from heavyq.linux.clock import epoch_ms
+from heavyq.worker.meter import RunMeter
 
 LOG_ROWS_KEPT = 1_000
 _KNOWN_OPTS_BYTES_MAX = 4096
@@ -41,7 +42,7 @@ class Run:
     """One lease's life.
 
     number: ours. child: the one that has the job. seat_passed: its seat went to a lease that was sent together
-    with its settlement.
+    with its settlement. meter: what is measured of it, once it is in a child.
     """
 
     number: int
@@ -52,7 +53,7 @@ class Run:
     leased_s: float
     child: int | None = None
     seat_passed: bool = False
-    peak_rss_bytes: int = 0
+    meter: RunMeter | None = None
     progress: bytes | None = None
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=_LAST_LINES))
     rows: deque[str] = field(default_factory=deque)
@@ -80,8 +81,11 @@ def _read_opts(raw: bytes) -> WireOptions:
     return _known_opts(raw) if len(raw) <= _KNOWN_OPTS_BYTES_MAX else WireOptions.read(raw)
 
 
-def read_job(job: LeasedJob, roll: float) -> tuple[life.JobFacts, WireOptions]:
-    """Read what the decisions need from a job's hash. roll: random in [0, 1), for the backoff's jitter."""
+def read_job(job: LeasedJob, roll: float, *, memory_retry: bool = False) -> tuple[life.JobFacts, WireOptions]:
+    """Read what the decisions need from a job's hash.
+
+    roll: random in [0, 1), for the backoff's jitter. memory_retry: its queue lets a death by memory be run again.
+    """
     fields = job.fields
     made = attempts_made(fields)
     raw_opts = fields.get(b"opts", b"")
@@ -103,6 +107,8 @@ def read_job(job: LeasedJob, roll: float) -> tuple[life.JobFacts, WireOptions]:
         roll=roll,
         deferred=Failure("stalled", deferred.decode("utf-8", "replace")) if deferred else None,
         duty=duty_not_built(fields),
+        strikes=strikes(fields),
+        memory_retry=memory_retry,
     )
     return facts, opts
 
@@ -135,6 +141,15 @@ def settle_op(run: Run, settlement: life.Settlement) -> Op[Settled]:
                 now_ms=now_ms,
                 delay_ms=settlement.delay_ms,
                 burn_attempt=True,
+                **_why(run, settlement.failure, settlement.usage),
+            )
+        case life.Strike():
+            return delay(
+                lease,
+                now_ms=now_ms,
+                delay_ms=settlement.delay_ms,
+                burn_attempt=False,
+                strikes=settlement.strikes,
                 **_why(run, settlement.failure, settlement.usage),
             )
         case life.Defer():
@@ -174,10 +189,9 @@ def _why(run: Run, failure: Failure, usage: Usage | None) -> dict[str, Any]:
     """Return the fields that tell Node's readers and ours why the run failed."""
     started = run.job.lease.started
     told = replace(failure, last_logs=tuple(run.lines), last_progress=_shown(run.progress))
-    trace = failure.stack or f"{failure.reason}: {failure.detail}"
     return {
         "failed_reason": failure.detail,
-        "stacktrace": append_trace(run.job.fields.get(b"stacktrace"), trace, run.opts.stack_trace_limit),
+        "stacktrace": append_trace(run.job.fields.get(b"stacktrace"), failure.trace, run.opts.stack_trace_limit),
         "failure": told.to_json(started),
         "usage": (usage or Usage(0, 0.0, 0.0)).to_json(started),
     }

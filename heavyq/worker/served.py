@@ -21,7 +21,8 @@ class Served:
 
     held: runs and unanswered leases. may_have_work: a lease is worth asking for. due_ms: when its earliest
     delayed job is due. asleep_until_s: it is rate limited until then. empty_since_s: when a lease found nothing.
-    marker_taken: its marker was popped, and nobody has leased since.
+    marker_taken: its marker was popped, and nobody has leased since. has_room: its next job would fit in memory.
+    blocked_since_s: since when it has had no room.
     """
 
     key: QueueKey
@@ -35,6 +36,8 @@ class Served:
     asleep_until_s: float = 0.0
     empty_since_s: float = 0.0
     marker_taken: bool = False
+    has_room: bool = True
+    blocked_since_s: float | None = None
 
     def worth_asking(self, now_s: float) -> bool:
         """True when a lease may find a job: there is work as far as is known, or nobody has looked for a while.

@@ -27,6 +27,7 @@ from heavyq.bullmq.keys import QueueKey, worker_client_name
 from heavyq.bullmq.ops.open_queue import open_queue
 from heavyq.bullmq.ops.wake import wake
 from heavyq.config import QueueSettings, RunSettings, wants_traceback
+from heavyq.core.memory import in_words
 from heavyq.errors import ConfigError, HeavyqError, ProtocolError, RedisError, RedisUnavailable
 from heavyq.linux.clock import monotonic_s
 from heavyq.linux.process import become_subreaper, die_with_parent, kill_all_below
@@ -34,18 +35,22 @@ from heavyq.store import embedded
 from heavyq.store.client import Client
 from heavyq.store.connect import check_server
 from heavyq.worker import log as worker_log
+from heavyq.worker import room
+from heavyq.worker.accounts import Accounts
 from heavyq.worker.catalogue import Catalogue, kind_of, read_catalogue
 from heavyq.worker.commands import Command, Commands
 from heavyq.worker.control import Control
-from heavyq.worker.crew import Crew, CrewEvents
+from heavyq.worker.crew import Crew, CrewEvents, CrewTools
 from heavyq.worker.guard import FORWARDED, GUARD_DIED, STARTING_LIMIT_S, Pulse
 from heavyq.worker.janitor import Janitor, Watched
 from heavyq.worker.loop import TICK_S, Loop, SignalPipe
+from heavyq.worker.oom import OomRises
 from heavyq.worker.part import Inbox, Part
 from heavyq.worker.renewal import Renewal, Vouched
 from heavyq.worker.served import Served
 from heavyq.worker.sweeper import Remover, Sweeper
 from heavyq.worker.waiter import Waiter
+from heavyq.worker.watch import Watch, WatchEvents
 from heavyq.worker.zygote import ZygoteEvents
 
 _SETTLE_LIMIT_S = 15.0
@@ -168,35 +173,45 @@ class Supervisor:
     # ---- importing
 
     def _start_crew(self, base: Path) -> None:
-        self._sweeper = Sweeper(self._loop.inbox, self._part_died)
-        remover = Remover(self._loop.inbox, self._part_died)
-        self._start(self._sweeper, remover)
+        self._room = room.look_around([self._guard_pid, os.getpid()], base.name)
+        self._rises = OomRises(self._room.oom_counter)
+        seen = WatchEvents(
+            excess=lambda excess: self._control.memory_exceeded(excess) if self._control else None,
+            crowded=lambda *sizes: self._control.crowded(*sizes) if self._control else None,
+        )
+        inbox, died = self._loop.inbox, self._part_died
+        self._watch = Watch(self._room.container, self._rises, seen, inbox, died)
+        tools = CrewTools(Sweeper(inbox, died), Remover(inbox, died), self._watch, self._rises, self._room.groups)
+        self._accounts = Accounts(self._watch, self._rises)
+        self._start(tools.sweeper, tools.remover, self._watch)
         events = CrewEvents(
             ready=lambda child: self._control.child_ready(child) if self._control else None,
             report=lambda child, frame: self._control.child_said(child, frame) if self._control else None,
             line=lambda child, line: self._control.child_printed(child, line) if self._control else None,
             died=lambda *what: self._control.child_died(*what) if self._control else None,
         )
-        self._crew = Crew(self._loop, self._sweeper, remover, base, events)
+        self._crew = Crew(self._loop, tools, base, events)
         # `__main__` has started the embedded server if it may be needed; processors must find the same one.
         self._default_url = self._settings.redis_url or (embedded.ensure() if embedded.available() else None)
-        config = {
+        self._zygote_config = {
             "modules": list(self._settings.modules),
             "redis_url": self._default_url,
             "prefix": self._settings.prefix,
             "nofile": self._nofile,
+            "bare": False,
         }
         asked = self._settings.concurrency
-        threads = max(1, len(os.sched_getaffinity(0)) // asked) if asked else 1
-        zygote = ZygoteEvents(
+        self._threads = max(1, self._room.cores // asked) if asked else 1
+        self._zygote_events = ZygoteEvents(
             catalogue=self._imported,
             broken=self._broken,
             line=lambda line: self._log.info(line, process="zygote"),
             forked=lambda *_: None,
             not_forked=lambda *_: None,
+            checked=self._checked,
         )
         self._log.info("importing", modules=list(self._settings.modules))
-        self._crew.start_zygote(config, zygote, threads=threads)
+        self._crew.start_zygote(self._zygote_config, self._zygote_events, threads=self._threads)
 
     def _broken(self, error: str, trace: str) -> None:
         if wants_traceback(os.environ):
@@ -208,17 +223,42 @@ class Supervisor:
         if self._phase is not Phase.IMPORTING:  # a zygote was replaced: the same modules, imported anew
             return
         try:
-            self._catalogue = read_catalogue(raw, self._settings, self._default_url)
+            self._budget_bytes = room.budget_bytes(self._room, self._settings.memory_budget, self._own_pids())
+            self._catalogue = read_catalogue(raw, self._settings, self._default_url, self._budget_bytes)
+            room.check_requests(self._catalogue.queues, self._budget_bytes)
         except HeavyqError as error:
             self._fail(error)
             return
+        methods = {settings.start_method for settings in self._catalogue.queues.values()}
+        if "spawn" in methods:
+            self._crew.start_bare_zygote(self._zygote_config, self._zygote_events, threads=self._threads)
+        if "fork" in methods:
+            self._crew.check_forks()
+        else:
+            self._connect()
+
+    def _own_pids(self) -> list[int]:
+        return [self._guard_pid, os.getpid(), *self._crew.zygote_pids]
+
+    def _checked(self, problem: str | None, stack: str) -> None:
+        """The zygote has tried whether a forked child can work at all."""
+        if self._phase is not Phase.IMPORTING:
+            return
+        if problem is None:
+            self._connect()
+            return
+        if stack:
+            self._log.error("stack of the child that was tried\n" + stack)
+        self._fail(ConfigError(problem))
+
+    # ---- connecting
+
+    def _connect(self) -> None:
         if embedded.serves(self._catalogue.url):
             self._log.info(embedded.notice())
         self._phase = Phase.CONNECTING
         limit_s = self._settings.connect_timeout_s
         self._start(_Connect(self._client, limit_s, self._tried, self._loop.inbox, self._part_died))
-
-    # ---- connecting
 
     def _client(self, name: str | None = None) -> Client:
         """Return a connection of its own for one thread."""
@@ -242,9 +282,11 @@ class Supervisor:
             served,
             commands,
             vouched,
+            self._accounts,
             worker_id=self._worker_id,
             name=self._settings.name,
             concurrency=self._catalogue.concurrency,
+            budget_bytes=self._budget_bytes,
         )
         control.crew = self._crew
         self._crew.concurrency = self._catalogue.concurrency
@@ -261,6 +303,7 @@ class Supervisor:
         )
         self._phase = Phase.SERVING
         self._pulse.set_limit(self._settings.failover_after_s or STARTING_LIMIT_S)
+        self._tell_room()
         self._log.info(
             "serving",
             queues=[s.key.name for s in served],
@@ -268,6 +311,26 @@ class Supervisor:
             worker=self._worker_id,
             pid=self._guard_pid,
         )
+
+    def _tell_room(self) -> None:
+        """Say what was found to run in, and what follows from it."""
+        catalogue, container = self._catalogue, self._room.container
+        self._log.info(
+            "memory",
+            limit=in_words(container.limit_bytes),
+            of=container.source,
+            for_jobs=in_words(self._budget_bytes),
+            kernel_groups="one per child" if self._room.groups else f"none: {self._room.no_groups}",
+        )
+        self._log.info("cores", cores=self._room.cores, threads_per_child=self._threads)
+        if catalogue.capped:
+            self._log.warning(
+                "fewer children than the queues ask for: memory takes no more",
+                concurrency=catalogue.concurrency,
+                asked=catalogue.capped,
+            )
+        if tight := room.too_tight(catalogue.queues, catalogue.concurrency, self._budget_bytes):
+            self._log.warning(tight)
 
     def _shown_as(self, key: QueueKey) -> str | None:
         """Return the name by which BullMQ lists this worker of a queue, None if Redis would not take it."""
@@ -351,6 +414,7 @@ class Supervisor:
                 client = Client(self._catalogue.url, timeout_s=2.0)
                 client.run_many([wake(served.key) for served in control.served])
                 client.close()
+        self._accounts.tell_leaks()
         self._log.info("ended", exit_code=self._failure.exit_code if self._failure else self._exit_code)
         self._phase = Phase.ENDED
 

@@ -38,20 +38,28 @@ _THREAD_CAPS = (
 
 @dataclass(frozen=True, slots=True)
 class ZygoteEvents:
-    """What control is told. Each is called on the control loop."""
+    """What control is told. Each is called on the control loop.
+
+    checked: what is wrong with forking from this zygote, None if nothing is; and a stack that shows it.
+    """
 
     catalogue: Callable[[Mapping[str, Any]], None]
     broken: Callable[[str, str], None]
     forked: Callable[[int, int], None]
     not_forked: Callable[[int, str], None]
     line: Callable[[str], None]
+    checked: Callable[[str | None, str], None] = lambda _problem, _stack: None
 
 
 class Zygote:
-    """One zygote process. It may be replaced; `closed` tells when nothing more can come from it."""
+    """One zygote process. It may be replaced; `closed` tells when nothing more can come from it.
+
+    config: the head of CONFIGURE; a zygote that is bare there never tells a catalogue, nor that it is broken.
+    """
 
     def __init__(self, loop: Loop, config: Mapping[str, Any], events: ZygoteEvents, *, threads: int) -> None:
         self._loop, self._events = loop, events
+        self._bare = bool(config.get("bare"))
         self._reader = FrameReader()
         self._lines = LineCutter(monotonic_s())
         self.unanswered: dict[int, ChildProcess] = {}
@@ -96,6 +104,11 @@ class Zygote:
         self.unanswered[child.number] = child
         return True
 
+    def check(self) -> None:
+        """Ask whether its forks can work; `checked` answers, after a limit of its own at the latest."""
+        with contextlib.suppress(OSError):  # dead already: `reap` will tell
+            self._sock.sendall(pack(wire.CHECK))
+
     def reap(self) -> int | None:
         """Return its exit code once it is dead (negative: a signal), else None."""
         return self._process.poll()
@@ -136,7 +149,10 @@ class Zygote:
                     self._events.not_forked(frame.head["child"], frame.head["error"])
             case wire.CATALOGUE:
                 self.imported_s = self._loop.now_s
-                self._events.catalogue(json.loads(frame.body))
+                if not self._bare:  # it has none: nothing was imported
+                    self._events.catalogue(json.loads(frame.body))
+            case wire.CHECKED:
+                self._events.checked(frame.head["problem"], frame.body.decode("utf-8", "replace"))
             case wire.BROKEN:
                 self._events.broken(frame.head["error"], frame.body.decode("utf-8", "replace"))
 

@@ -111,6 +111,10 @@ MODULES = {
         hook("preload", "pass", "async def"),
         "open_it (a hook) is `async def`: not built yet; use `def`",
     ),
+    "async def canary": (
+        hook("canary", "pass", "async def"),
+        "open_it (a hook) is `async def`: not built yet; use `def`",
+    ),
     "@preload raises": (
         hook("preload", "raise OSError('no model')"),
         "@preload open_it raised OSError: no model ({folder}/app.py:8)",
@@ -131,12 +135,19 @@ MODULES = {
         "profile 'heavy': stalled_interval: 30000 looks like milliseconds",
     ),
     "option not built yet": (
-        queue("memory_limit='4Gi'"),
-        "Queue('q'): memory_limit is not built yet: leave it out ({folder}/app.py:2)",
+        queue("timeout='2h'"),
+        "Queue('q'): timeout is not built yet: leave it out ({folder}/app.py:2)",
     ),
-    "value not built yet": (
-        queue("start_method='spawn'"),
-        "Queue('q'): start_method: 'spawn' is not built yet: use fork ({folder}/app.py:2)",
+    "more memory asked for than allowed": (
+        queue("memory_request='4Gi', memory_limit='2Gi'"),
+        (
+            "Queue('q'): memory_request 4Gi is above memory_limit 2Gi: a job that uses what it asks for would be "
+            "stopped; raise the limit or lower the request ({folder}/app.py:2)"
+        ),
+    ),
+    "start method that is none": (
+        queue("start_method='thread'"),
+        "Queue('q'): start_method: 'thread' is not one of: fork, spawn ({folder}/app.py:2)",
     ),
     "client object as connection": (
         "from redis import Redis\n" + queue("connection=Redis()"),
@@ -207,7 +218,14 @@ def test_traceback_of_an_import_is_shown_when_asked_for(shell: Shell) -> None:
         (("--lock-duration", "5m"), "No such option: --lock-duration"),
         (("--drain-timeout", "30000"), "--drain-timeout: 30000 looks like milliseconds"),
         (("--recycle-rss", "2GB3"), "--recycle-rss: '2GB3' is no size: write bytes, or text such as"),
-        (("--memory-limit", "4Gi"), "--memory-limit is not built yet: leave it out"),
+        (("--memory-limit", "4"), "--memory-limit: 4 is out of range: at least 16Mi (a bare number is bytes)"),
+        (("--memory-budget", "most"), "--memory-budget: 'most' is no size: write bytes, or text such as"),
+        (("--on-memory-limit", "stop"), "--on-memory-limit: 'stop' is not one of: fail, retry"),
+        (
+            ("--memory-limit", "1Gi", "--memory-request", "2Gi"),
+            "queue 'q': memory_request 2Gi is above memory_limit 1Gi: ",
+        ),
+        (("--inline",), "--inline is not built yet: leave it out"),
         (("--name", "two words"), "--name: 'two words' has a blank or a character outside ASCII"),
         (("--set", "q.lock_duraton=5m"), "--set has no option 'lock_duraton' (did you mean \"lock_duration\"?)"),
         (("--set", "q.lock_duration=30000"), "--set q.lock_duration: 30000 looks like milliseconds"),
@@ -228,7 +246,8 @@ def test_wrong_option_on_the_command_line_is_exit_2(shell: Shell, argv: tuple[st
     ("variable", "value", "words"),
     [
         ("HEAVYQ_LOCK_DURATION", "30000", "HEAVYQ_LOCK_DURATION: 30000 looks like milliseconds"),
-        ("HEAVYQ_MEMORY_LIMIT", "4Gi", "HEAVYQ_MEMORY_LIMIT is not built yet: leave it out"),
+        ("HEAVYQ_MEMORY_LIMIT", "4", "HEAVYQ_MEMORY_LIMIT: 4 is out of range: at least 16Mi"),
+        ("HEAVYQ_TIMEOUT", "2h", "HEAVYQ_TIMEOUT is not built yet: leave it out"),
         ("HEAVYQ_ATTEMPTS", "3", "HEAVYQ_ATTEMPTS: a job's options belong to whoever adds it"),
     ],
 )
@@ -242,7 +261,8 @@ def test_wrong_option_in_the_environment_is_exit_3(shell: Shell, variable: str, 
     [
         ('lock_duraton = "5m"', "has no option 'lock_duraton' (did you mean \"lock_duration\"?)"),
         ("lock_duration = 30000", "lock_duration: 30000 looks like milliseconds"),
-        ('memory_limit = "4Gi"', "memory_limit is not built yet: leave it out"),
+        ('timeout = "2h"', "timeout is not built yet: leave it out"),
+        ('memory_limit = "4"', "memory_limit: 4 is out of range: at least 16Mi"),
         ("nice = [", "cannot be read: "),
     ],
 )

@@ -376,8 +376,15 @@ def test_redis_and_prefix_come_from_the_environment_and_the_project_too(
 def test_config_shows_each_value_and_where_it_came_from(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(MODULE)
     (tmp_path / "pyproject.toml").write_text('[tool.heavyq]\nmodules = ["app"]\nnice = 9\n')
-    env = {"HEAVYQ_REDIS": "redis://:secret@host:1", "HEAVYQ_DRAIN_TIMEOUT": "7s", "HEAVYQ_TYPO": "1"}
-    done = heavyq("config", "--json", "--set", "q.max_result=2Mi", "--burst", folder=tmp_path, env=env)
+    env = {
+        "HEAVYQ_REDIS": "redis://:secret@host:1",
+        "HEAVYQ_DRAIN_TIMEOUT": "7s",
+        "HEAVYQ_TYPO": "1",
+        "HEAVYQ_MEMORY_BUDGET": "6Gi",
+        "HEAVYQ_MEMORY_REQUEST": "1Gi",
+    }
+    argv = ("--set", "q.max_result=2Mi", "--burst", "--memory-limit", "2Gi", "--on-memory-limit", "retry")
+    done = heavyq("config", "--json", *argv, folder=tmp_path, env=env)
     assert done.code == 0
     found = json.loads(done.out)
     assert found["worker"]["modules"] == {"value": ["app"], "from": "pyproject.toml"}
@@ -388,13 +395,19 @@ def test_config_shows_each_value_and_where_it_came_from(tmp_path: Path) -> None:
     assert found["queues"]["q"]["lock_duration"] == {"value": 600.0, "from": "Queue('q')"}
     assert found["queues"]["q"]["stalled_interval"] == {"value": 300.0, "from": "profile heavy"}
     assert found["queues"]["q"]["max_result"] == {"value": 2 * 1024**2, "from": "--set q.max_result"}
+    assert found["worker"]["memory_budget"] == {"value": 6 * 1024**3, "from": "HEAVYQ_MEMORY_BUDGET"}
+    assert found["queues"]["q"]["memory_limit"] == {"value": 2 * 1024**3, "from": "--memory-limit"}
+    assert found["queues"]["q"]["memory_request"] == {"value": 1024**3, "from": "HEAVYQ_MEMORY_REQUEST"}
+    assert found["queues"]["q"]["on_memory_limit"] == {"value": "retry", "from": "--on-memory-limit"}
+    assert found["queues"]["q"]["start_method"] == {"value": "fork", "from": "default"}
     assert found["queues"]["other"]["nice"] == {"value": 9, "from": "pyproject.toml"}
     assert found["queues"]["other"]["oom_score_adj"] == {"value": 1000, "from": "default"}
     assert "warning: HEAVYQ_TYPO in the environment means nothing to heavyq" in done.err
     assert "a module may print" in done.err
-    shown = heavyq("config", folder=tmp_path, env=env)
+    shown = heavyq("config", "--memory-budget", "auto", folder=tmp_path, env=env)
     assert "secret" not in shown.out
     assert "10m" in shown.out
+    assert ["memory_budget", "auto", "--memory-budget"] in [line.split() for line in shown.out.splitlines()]
 
 
 def test_config_without_modules_shows_the_worker_only(tmp_path: Path) -> None:
@@ -408,6 +421,11 @@ def test_config_without_modules_shows_the_worker_only(tmp_path: Path) -> None:
         (("app", "--set", "qq.nice=3"), 2, "--set qq: the worker has no such queue"),
         (("app", "-q", "qq"), 2, "--queue qq: no such queue"),
         (("app", "--worker-type", "gpu"), 2, "--worker-type gpu: no such type; known: heavy"),
+        (
+            ("app", "--memory-request", "2Gi", "--set", "q.memory_limit=1Gi"),
+            2,
+            "queue 'q': memory_request 2Gi is above memory_limit 1Gi: ",
+        ),
         (("nowhere",), 3, "cannot import nowhere: there is no module nowhere"),
         (("app.py",), 3, "cannot import app.py: app.py is a file name"),
     ],
@@ -428,8 +446,6 @@ def test_config_refuses_what_run_refuses(tmp_path: Path, argv: tuple[str, ...], 
         (("app", "--concurency", "2"), 2, "No such option: --concurency"),
         (("app", "--concurrency", "0"), 2, "--concurrency: 0 is out of range"),
         (("app", "--drain-timeout", "30000"), 2, "--drain-timeout: 30000 looks like milliseconds"),
-        (("app", "--memory-limit", "4Gi"), 2, "--memory-limit is not built yet"),
-        (("app", "--memory-budget", "auto"), 2, "--memory-budget is not built yet"),
         (("app", "--timeout", "2h"), 2, "--timeout is not built yet"),
         (("app", "--grace", "5s"), 2, "--grace is not built yet"),
         (("app", "--inline"), 2, "--inline is not built yet"),

@@ -99,6 +99,37 @@ def test_retries_exhausted_is_told_only_when_they_are(rig, made, attempts, told)
     assert exhausted == (expected if told else [])
 
 
+@both
+def test_strikes_go_with_the_end_of_the_job(rig, verb, finished):
+    rig.add()
+    rig.settle("delay", rig.lease(), delay_ms=0, strikes=2)
+    lease = rig.lease()
+    assert rig.settle(verb, lease) == "settled"
+    assert rig.zset(finished) == {"1": NOW_MS}
+    assert rig.field("1", "hq:strikes") is None
+
+
+@both
+def test_replayed_end_leaves_the_strikes_that_a_retry_by_hand_earned(rig, verb, finished):
+    rig.add()
+    lease = rig.lease()
+    rig.settle(verb, lease)
+    rig.raw.hset(rig.key("1"), "hq:strikes", 1)
+    before = rig.dump()
+    assert rig.settle(verb, lease) == "settled"
+    assert rig.dump() == before
+
+
+@both
+def test_lost_end_leaves_the_strikes(rig, verb, finished):
+    rig.add()
+    rig.settle("delay", rig.lease(), delay_ms=0, strikes=2)
+    lease = rig.lease()
+    rig.raw.set(rig.key("1:lock"), "node:1")
+    assert rig.settle(verb, lease) == "lost"
+    assert rig.field("1", "hq:strikes") == "2"
+
+
 def test_earlier_failure_stays_beside_the_result(rig):
     rig.add()
     rig.settle("retry", rig.lease())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from heavyq.bullmq import ops
+from heavyq.bullmq.job_hash import strikes
 from heavyq.bullmq.lease import NothingToLease
 from heavyq.bullmq.ops.common import DUE_MS_MAX
 from tests.support.ops import FAILURE, NOW_MS, USAGE, Rig
@@ -108,6 +109,36 @@ def test_delay_without_a_failure_burns_nothing_and_writes_no_failure(rig):
     assert rig.settle("delay", lease, delay_ms=60_000, burn_attempt=False, **nothing) == "settled"
     assert not rig.hash("1").keys() & {"atm", "failedReason", "stacktrace", "hq:failure", "hq:usage"}
     assert rig.field("1", "hq:settled") == lease.token
+
+
+def test_delay_after_a_death_of_memory_burns_nothing_and_writes_the_strikes(rig):
+    rig.add()
+    rig.settle("delay", rig.lease(), burn_attempt=False, delay_ms=0, strikes=1)
+    found = rig.hash("1")
+    assert (found["hq:strikes"], found["hq:failure"], "atm" in found) == ("1", FAILURE.decode(), False)
+    reply = rig.lease_job()
+    assert strikes(reply.fields) == 1
+    rig.settle("delay", reply.lease, burn_attempt=False, delay_ms=0, strikes=strikes(reply.fields) + 1)
+    assert rig.field("1", "hq:strikes") == "2"
+
+
+def test_replayed_delay_does_not_turn_the_strikes_back(rig):
+    rig.add()
+    first = rig.lease()
+    rig.settle("delay", first, delay_ms=0, strikes=1)
+    rig.raw.hset(rig.key("1"), "hq:strikes", 2)
+    before = rig.dump()
+    assert rig.settle("delay", first, delay_ms=0, strikes=1) == "settled"
+    assert rig.dump() == before
+
+
+@pytest.mark.parametrize("verb", ["retry", "delay", "hand_back"])
+def test_strikes_outlive_whatever_else_brings_the_job_back(rig, verb):
+    rig.add()
+    lease = rig.lease()
+    rig.raw.hset(rig.key("1"), "hq:strikes", 2)
+    rig.settle(verb, lease)
+    assert rig.field("1", "hq:strikes") == "2"
 
 
 def test_empty_reason_is_a_reason(rig):

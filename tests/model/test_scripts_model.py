@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -51,6 +52,7 @@ class ModelJob:
     holder: str | None = None  # token of the lease that counts; FOREIGN; None: nobody
     lock: str | None = None
     checkpoint: bool = False
+    strikes: int = 0
 
 
 @dataclass
@@ -178,6 +180,7 @@ _SETTLE = _move(
     delay=st.sampled_from([0, 3, 20]),
     flag=st.booleans(),
 )
+_DIE = _move("die_of_memory", n=_N, held=_HELD, delay=st.sampled_from([0, 0, 3]), times=st.integers(1, 3))
 _OTHERS = [
     _move("time_passes", ms=st.integers(1, 30), expires=st.booleans(), n=_N),
     _move("renew", n=_N, held=_HELD, lock_ms=st.sampled_from([30_000, 60_000])),
@@ -194,7 +197,7 @@ _OTHERS = [
 ]
 # One rule for all moves, weighed here: Hypothesis switches whole rules off at random, run by run, and a queue
 # without adds or without leases shows nothing.
-MOVES = st.one_of(_ADD, _ADD, _LEASE, _LEASE, _SETTLE, _SETTLE, *_OTHERS)
+MOVES = st.one_of(_ADD, _ADD, _LEASE, _LEASE, _SETTLE, _SETTLE, _DIE, *_OTHERS)
 
 
 class ScriptMachine(RuleBasedStateMachine):
@@ -404,14 +407,26 @@ class ScriptMachine(RuleBasedStateMachine):
 
     def settle(self, n: int, held: bool, verb: str, keep: Keep, delay: int, flag: bool) -> None:
         lease = self._pick(n, held=held)
+        if lease is not None:
+            self._settle(lease, verb, keep, delay, flag)
+
+    def die_of_memory(self, n: int, held: bool, delay: int, times: int) -> None:
+        """A job goes back with one strike more; then something is leased, often the same job."""
+        lease = self._pick(n, held=held)
         if lease is None:
             return
+        job = self.model.jobs.get(lease.job_id)
+        self._settle(lease, "delay", Keep(), delay, flag=False, strikes=job.strikes + 1 if job else 1)
+        for _ in range(times):
+            self._lease()
+
+    def _settle(self, lease: Lease, verb: str, keep: Keep, delay: int, flag: bool, strikes: int | None = None) -> None:
         expected = self.model.outcome_of(lease)
         options: dict[str, Any] = {
             "complete": {"keep": keep},
             "fail": {"keep": keep},
             "retry": {"lifo": flag},
-            "delay": {"delay_ms": delay, "burn_attempt": flag},
+            "delay": {"delay_ms": delay, "burn_attempt": flag, "strikes": strikes},
             "hand_back": {},
         }[verb]
         before = self.rig.dump() if expected != "ok" else None
@@ -423,6 +438,9 @@ class ScriptMachine(RuleBasedStateMachine):
             return
         assert answer == "settled"
         self.settled[lease.token] += 1
+        if strikes is not None:
+            self.model.jobs[lease.job_id].strikes = strikes
+            self.seen["struck"] += 1
         self._settle_in_model(lease, verb, keep, delay, flag)
 
     def _settle_in_model(self, lease: Lease, verb: str, keep: Keep, delay: int, flag: bool) -> None:
@@ -436,6 +454,8 @@ class ScriptMachine(RuleBasedStateMachine):
                 job.checkpoint = False
             else:
                 job.deferred = False
+            self.seen[f"{verb} after strikes"] += bool(job.strikes)
+            job.strikes = 0
             finished = {"complete": "completed", "fail": "failed"}[verb]
             if keep.count == 0:
                 model.remove(job_id)
@@ -564,6 +584,7 @@ class ScriptMachine(RuleBasedStateMachine):
             counts = {name: int(found.get(name, 0)) for name in ("atm", "ats", "stc", "delay")}
             assert counts == {"atm": job.made, "ats": job.started, "stc": job.stalls, "delay": job.delay}
             assert ("defa" in found, "hq:checkpoint" in found) == (job.deferred, job.checkpoint)
+            assert found.get("hq:strikes") == (str(job.strikes) if job.strikes else None)
             assert dump.get(f"{job_id}:lock") == job.lock
             ours = job.holder not in (None, FOREIGN)
             assert ("hq:fence" in found) == (ours or job_id in self.left_fence)
@@ -588,6 +609,7 @@ _STRUCTURES = {
 }
 
 
+@pytest.mark.timeout(420)  # a failure is shrunk for up to 300 s; cut off in that, it would not say what failed
 def test_scripts_agree_with_the_model_whatever_happens(client, raw, prefix) -> None:
     class Bound(ScriptMachine):
         seen: ClassVar[Counter[str]] = Counter()
@@ -605,4 +627,4 @@ def test_scripts_agree_with_the_model_whatever_happens(client, raw, prefix) -> N
     )
     print(dict(sorted(Bound.seen.items())))
     outcomes = {f"{verb}: ok" for verb in SETTLES}
-    assert Bound.seen.keys() >= outcomes | {"LeasedJob", "LeaseRefused", "NothingToLease"}
+    assert Bound.seen.keys() >= outcomes | {"LeasedJob", "LeaseRefused", "NothingToLease", "struck"}

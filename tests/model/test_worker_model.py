@@ -20,6 +20,7 @@ from heavyq.core.outcome import Failure, Usage
 USAGE = Usage(1, 0.1, 0.1)
 BOOM = Failure("exception", "boom")
 KILLED = Failure("signal", "killed", signal=9)
+FULL = Failure("memory_limit", "held too much")
 LIMITS = child_life.ChildLimits(max_jobs=3, recycle_rss_bytes=100, max_age_s=None)
 
 
@@ -109,7 +110,7 @@ class Worker(RuleBasedStateMachine):
     @precondition(lambda self: self.starting())
     @rule(data=st.data())
     def child_is_ready(self, data: st.DataObject) -> None:
-        self.apply_child(data.draw(st.sampled_from(self.starting())), child_life.ChildReady(0))
+        self.apply_child(data.draw(st.sampled_from(self.starting())), child_life.ChildReady())
         self.place()
 
     @precondition(lambda self: self.busy())
@@ -153,6 +154,12 @@ class Worker(RuleBasedStateMachine):
             if not isinstance(self.runs[number], run_life.Settling):  # there the script itself judges
                 self.doomed.add(number)
             self.apply_run(number, run_life.LeaseLost())
+
+    @rule(data=st.data())
+    def job_holds_too_much(self, data: st.DataObject) -> None:
+        busy = self.busy()
+        if busy:
+            self.apply_run(busy[data.draw(st.sampled_from(sorted(busy)))], run_life.MemoryExceeded(FULL))
 
     @rule(data=st.data(), lost=st.booleans())
     def redis_answers(self, data: st.DataObject, lost: bool) -> None:

@@ -20,6 +20,7 @@ from tests.support.eventually import eventually
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from tests.support.group import MemoryGroup
     from tests.support.procs import Proc
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -63,11 +64,19 @@ class Worker:
     """One `heavyq run`. Use as a context manager, or start() and stop().
 
     folder: its current folder, which holds the module; its log is `<folder>/worker-<n>.log`.
-    argv: what stands after `run`.
+    argv: what stands after `run`. group: the memory group to run it in, as in a container.
     """
 
-    def __init__(self, folder: Path, argv: Sequence[str] = (), *, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        argv: Sequence[str] = (),
+        *,
+        env: Mapping[str, str] | None = None,
+        group: MemoryGroup | None = None,
+    ) -> None:
         self.folder = folder
+        self.group = group
         self.argv = list(argv)
         self.log_path = folder / f"worker-{len(list(folder.glob('worker-*.log')))}.log"
         self._env = environment(env)
@@ -85,7 +94,7 @@ class Worker:
         assert self._process is None, "already started"
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "heavyq", "run", *self.argv],
+                [*(self.group.prefix_argv if self.group else []), sys.executable, "-m", "heavyq", "run", *self.argv],
                 cwd=self.folder,
                 env=self._env,
                 stdin=subprocess.DEVNULL,

@@ -27,6 +27,9 @@ Queue("q", lock_duration=[1])  # wrong
 Queue("q", payload=Video(video_id="v1"))  # wrong
 Queue("q", profile="heavy")  # wrong
 Queue("q", job_id="one")  # wrong
+Queue("q", memory_limit=1.5)  # wrong
+Queue("q", on_memory_limit="stop")  # wrong
+Queue("q", start_method="thread")  # wrong
 Queue("q", Video)  # wrong
 Queue(payload=Video)  # wrong
 HEAVY.replace(name="gpu", concurency=2)  # wrong
@@ -38,6 +41,7 @@ videos.add(Transcoded(path="x"))  # wrong
 videos.add("process", Transcoded(path="x"))  # wrong
 videos.add(Video(video_id="v1"), dellay="5m")  # wrong
 videos.add(Video(video_id="v1"), priority="high")  # wrong
+videos.add(Video(video_id="v1"), memory_limit="1Gi")  # wrong
 videos.add_bulk([("process", Transcoded(path="x"))])  # wrong
 videos.add_bulk([("process", Video(video_id="v1"), {"dellay": 1})])  # wrong
 videos.add(Video(video_id="v1")).result().seconds  # wrong

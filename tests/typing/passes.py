@@ -25,6 +25,7 @@ from heavyq import (
     Queue,
     ResultGone,
     Usage,
+    canary,
     child_start,
     child_stop,
     close,
@@ -59,7 +60,7 @@ class Row(TypedDict):
 
 
 connect("redis://localhost:6379", timeout="2s", profile=LIGHT)
-own: Profile = HEAVY.replace(name="gpu", concurrency=2)
+own: Profile = HEAVY.replace(name="gpu", concurrency=2, memory_limit=None, memory_request=None)
 
 videos = Queue(
     "process-video",
@@ -72,6 +73,11 @@ videos = Queue(
     remove_on_fail=False,
     lock_duration=timedelta(minutes=5),
     recycle_rss="2Gi",
+    memory_request=1024**3,
+    memory_limit="2Gi",
+    on_memory_limit="retry",
+    memory_rlimit=True,
+    start_method="spawn",
 )
 emails = Queue("email", profile=STANDARD, backoff=exponential(1, jitter=0.5), remove_on_fail=Keep(count=5, age="1d"))
 numbers = Queue("numbers", payload=list[int], result=int)
@@ -122,6 +128,10 @@ thumbs.add_bulk([Thumb(1.0)])
 
 @preload
 def load() -> None: ...
+
+
+@canary
+def sing() -> None: ...
 
 
 @child_start

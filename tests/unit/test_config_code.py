@@ -25,14 +25,10 @@ from heavyq.errors import BadValue, ConfigError, NotBuiltYet, UnknownOption
 
 NOT_BUILT = {
     "async_concurrency": 10,
-    "memory_request": "1Gi",
-    "memory_limit": "1Gi",
-    "on_memory_limit": "retry",
     "timeout": "1h",
     "timeout_grace": 5,
     "progress_timeout": "5m",
     "limiter": object(),
-    "start_method": "spawn",
     "deduplication": "id",
     "parent": object(),
     "fail_parent_on_failure": True,
@@ -70,14 +66,45 @@ def test_what_is_not_built_yet_is_refused_by_name(name):
         read(**{name: NOT_BUILT[name]})
 
 
-@pytest.mark.parametrize("name", ["timeout", "progress_timeout", "memory_limit", "deduplication", "parent", "durable"])
+@pytest.mark.parametrize("name", ["timeout", "progress_timeout", "deduplication", "parent", "durable"])
 def test_what_is_not_built_yet_is_refused_in_add_too(name):
     with pytest.raises(NotBuiltYet, match=f"{name} is not built yet"):
         one_add(**{name: "1h"})
 
 
-def test_forking_is_the_start_method_that_is_built():
-    assert read(start_method="fork").worker == {"start_method": "fork"}
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_children_are_forked_or_spawned(method):
+    assert read(start_method=method).worker == {"start_method": method}
+
+
+def test_memory_options_are_read_into_bytes_and_a_size_may_be_off():
+    given = {"memory_request": "1Gi", "memory_limit": "2G", "on_memory_limit": "retry", "memory_rlimit": True}
+    assert read(**given).worker == {**given, "memory_request": 1024**3, "memory_limit": 2_000_000_000}
+    off = {"memory_request": None, "memory_limit": None}
+    assert read(**off).worker == off
+
+
+def test_a_request_as_large_as_the_limit_is_taken_and_one_that_stands_alone_too():
+    assert read(memory_request="2Gi", memory_limit="2Gi").worker["memory_request"] == 2 * 1024**3
+    assert read(memory_request="4Gi", memory_limit=None).worker["memory_limit"] is None
+    assert read(memory_request="4Gi").worker == {"memory_request": 4 * 1024**3}
+
+
+def test_a_request_above_the_limit_is_refused_in_one_line_that_says_what_to_do():
+    with pytest.raises(BadValue) as caught:
+        read(memory_request="4Gi", memory_limit="2Gi")
+    assert str(caught.value) == (
+        "Queue('videos'): memory_request 4Gi is above memory_limit 2Gi: a job that uses what it asks for would be "
+        "stopped; raise the limit or lower the request"
+    )
+
+
+def test_a_profile_that_comes_to_ask_for_more_than_it_allows_is_refused():
+    gpu = HEAVY.replace(name="gpu", memory_request="4Gi", memory_limit="8Gi")
+    assert gpu.replace(memory_limit="4Gi").memory_limit == 4 * 1024**3
+    for options in ({"memory_limit": "2Gi"}, {"memory_request": "9Gi"}):
+        with pytest.raises(BadValue, match=r"profile 'gpu': memory_request .* is above memory_limit"):
+            gpu.replace(**options)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +124,14 @@ def test_forking_is_the_start_method_that_is_built():
         ("lifo", 1, "neither true nor false"),
         ("priority", 2_097_152, "0 to 2097151"),
         ("stack_trace_limit", -1, "at least 0"),
+        ("memory_limit", 4096, r"4Ki is out of range: at least 16Mi \(a bare number is bytes\)"),
+        ("memory_limit", 0, "out of range: at least 16Mi"),
+        ("memory_limit", "half", "'half' is no size: write bytes, or text such as"),
+        ("memory_request", 1000, "out of range: at least 1Mi"),
+        ("on_memory_limit", "kill", "'kill' is not one of: fail, retry"),
+        ("memory_rlimit", "yes", "neither true nor false"),
+        ("memory_rlimit", 1, "neither true nor false"),
+        ("start_method", "forkserver", "'forkserver' is not one of: fork, spawn"),
     ],
 )
 def test_bad_value_is_refused_with_the_reason(name, value, why):
@@ -110,9 +145,11 @@ def test_what_belongs_to_one_add_is_no_default_of_a_queue(name):
         read(**{name: "x"})
 
 
-def test_worker_options_in_add_are_unknown():
-    with pytest.raises(UnknownOption, match=r"add\(\) has no option 'lock_duration'"):
-        one_add(lock_duration="5m")
+@pytest.mark.parametrize("name", ["lock_duration", "memory_limit", "start_method"])
+def test_options_of_a_queue_in_add_are_unknown_and_say_where_they_belong(name):
+    with pytest.raises(UnknownOption) as caught:
+        one_add(**{name: "5m"})
+    assert str(caught.value) == f"add() has no option '{name}': it belongs to the queue, write Queue(..., {name}=...)"
 
 
 # ---- one add
@@ -215,7 +252,7 @@ def test_profile_that_sets_hours_is_replaced_without_complaint():
 
 
 def test_profile_goes_through_json_and_pickle():
-    gpu = HEAVY.replace(name="gpu", lock_duration="12h", recycle_rss="2Gi")
+    gpu = HEAVY.replace(name="gpu", lock_duration="12h", recycle_rss="2Gi", memory_limit="4Gi", memory_rlimit=True)
     assert Profile.from_json(gpu.to_json()).worker_options == gpu.worker_options
     assert pickle.loads(pickle.dumps(gpu)) == gpu
 
@@ -243,7 +280,7 @@ def test_profile_name_that_worker_type_could_not_name_is_refused(name):
 
 def test_profile_refuses_what_a_queue_refuses():
     with pytest.raises(NotBuiltYet):
-        HEAVY.replace(name="gpu", memory_limit="4Gi")
+        HEAVY.replace(name="gpu", timeout="2h")
     with pytest.raises(UnknownOption, match="did you mean"):
         Profile("gpu", lockDuration=3)
 

@@ -40,7 +40,17 @@ def test_defaults_are_the_documented_ones():
     assert settings.redis_url is None
     assert (settings.prefix, settings.drain_timeout_s, settings.failover_after_s) == ("bull", 20.0, 8.0)
     assert (settings.connect_timeout_s, settings.burst, settings.log_format) == (10.0, False, "text")
+    assert settings.memory_budget is None
     assert settings.warnings == ()
+
+
+def test_memory_budget_is_a_size_or_auto_and_a_flag_may_take_it_back(tmp_path):
+    path = project(tmp_path, '[tool.heavyq]\nmemory-budget = "6Gi"\n')
+    environ = {"HEAVYQ_MEMORY_BUDGET": "2G"}
+    told = {"default": load(), "pyproject.toml": load(pyproject=path), "HEAVYQ_MEMORY_BUDGET": load({}, environ, path)}
+    told["--memory-budget"] = load({"memory_budget": " Auto "}, environ, path)
+    assert [each.memory_budget for each in told.values()] == [None, 6 * 1024**3, 2_000_000_000, None]
+    assert [each.origins["memory_budget"] for each in told.values()] == list(told)
 
 
 def test_flag_wins_over_environment_and_environment_over_pyproject(tmp_path):
@@ -90,7 +100,11 @@ def test_queue_names_may_be_repeated_or_listed():
         ({"recycle_rss": "2g"}, "--recycle-rss: '2g' is no size"),
         ({"log_level": "loud"}, "--log-level: 'loud' is not one of: debug, info"),
         ({"redis": "localhost:6379"}, "--redis: this is no Redis URL"),
-        ({"memory_limit": "4Gi"}, "--memory-limit is not built yet"),
+        ({"memory_limit": "4"}, "--memory-limit: 4 is out of range: at least 16Mi (a bare number is bytes)"),
+        ({"memory_request": "1"}, "--memory-request: 1 is out of range: at least 1Mi"),
+        ({"on_memory_limit": "stop"}, "--on-memory-limit: 'stop' is not one of: fail, retry"),
+        ({"memory_budget": "off"}, "--memory-budget: 'off' is no size: write bytes, or text such as"),
+        ({"memory_budget": "64"}, "--memory-budget: 64 is out of range: at least 16Mi"),
         ({"timeout": "2h"}, "--timeout is not built yet"),
         ({"inline": True}, "--inline is not built yet"),
         ({"state_dir": "/x"}, "--state-dir is not built yet"),
@@ -108,8 +122,10 @@ def test_bad_variable_is_a_configuration_error_that_names_it():
     with pytest.raises(BadValue, match="HEAVYQ_LOCK_DURATION: 30000 looks like") as caught:
         load(environ={"HEAVYQ_LOCK_DURATION": "30000"})
     assert caught.value.exit_code == 3
-    with pytest.raises(NotBuiltYet, match="HEAVYQ_MEMORY_LIMIT is not built yet"):
-        load(environ={"HEAVYQ_MEMORY_LIMIT": "1Gi"})
+    with pytest.raises(BadValue, match="HEAVYQ_MEMORY_RLIMIT: 'maybe' is neither true nor false"):
+        load(environ={"HEAVYQ_MEMORY_RLIMIT": "maybe"})
+    with pytest.raises(NotBuiltYet, match="HEAVYQ_TIMEOUT is not built yet"):
+        load(environ={"HEAVYQ_TIMEOUT": "1h"})
 
 
 def test_password_in_a_bad_url_is_not_shown():
@@ -264,6 +280,61 @@ def test_set_may_turn_an_option_off():
     settings = load({"recycle_rss": "2Gi"}, None, None, "videos.recycle_rss=off")
     assert resolved(settings)[0].recycle_rss is None
     assert resolved(settings, name="emails")[0].recycle_rss == 2 * 1024**3
+
+
+def test_memory_options_come_from_every_source_and_say_which(tmp_path):
+    path = project(tmp_path, '[tool.heavyq]\nmemory_rlimit = true\nmemory_request = "1Gi"\n')
+    environ = {"HEAVYQ_START_METHOD": "Spawn", "HEAVYQ_MEMORY_REQUEST": "2Gi"}
+    flags = {"memory_limit": "8Gi", "on_memory_limit": "retry"}
+    settings = load(flags, environ, path, "videos.memory_limit=off", "videos.memory-rlimit=no")
+    found, where = resolved(settings, {"on_memory_limit": "fail"})
+    assert (found.memory_request, where["memory_request"].where) == (2 * 1024**3, "HEAVYQ_MEMORY_REQUEST")
+    assert (found.memory_limit, where["memory_limit"].where) == (None, "--set videos.memory_limit")
+    assert (found.on_memory_limit, where["on_memory_limit"].where) == ("fail", "Queue('videos')")
+    assert (found.memory_rlimit, where["memory_rlimit"].where) == (False, "--set videos.memory_rlimit")
+    assert (found.start_method, where["start_method"].where) == ("spawn", "HEAVYQ_START_METHOD")
+    other, where = resolved(settings, profile=HEAVY.replace(name="gpu", memory_limit="1Ti"), name="emails")
+    assert (other.memory_limit, where["memory_limit"].where) == (8 * 1024**3, "--memory-limit")
+    assert (other.on_memory_limit, where["on_memory_limit"].where) == ("retry", "--on-memory-limit")
+    assert (other.memory_rlimit, where["memory_rlimit"].where) == (True, "pyproject.toml")
+
+
+def test_without_a_word_no_memory_option_does_anything():
+    found, _ = resolved(load())
+    assert (found.memory_request, found.memory_limit) == (None, None)
+    assert (found.on_memory_limit, found.memory_rlimit, found.start_method) == ("fail", False, "fork")
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "sets", "error", "origins"),
+    [
+        ({"memory_limit": "1Gi"}, {}, (), UsageError, "memory_request: Queue('videos'), memory_limit: --memory-limit"),
+        (
+            {"memory_limit": "8Gi"},
+            {},
+            ("videos.memory_limit=1Gi",),
+            UsageError,
+            "memory_request: Queue('videos'), memory_limit: --set videos.memory_limit",
+        ),
+        (
+            {},
+            {"HEAVYQ_MEMORY_LIMIT": "1Gi"},
+            (),
+            ConfigError,
+            "memory_request: Queue('videos'), memory_limit: HEAVYQ_MEMORY_LIMIT",
+        ),
+        ({}, {}, (), ConfigError, "memory_request: Queue('videos'), memory_limit: profile small"),
+    ],
+)
+def test_request_above_a_limit_that_was_given_elsewhere_names_both_places(flags, environ, sets, error, origins):
+    small = HEAVY.replace(name="small", memory_limit="1Gi")
+    settings = load(flags, environ, None, *sets)
+    with pytest.raises(error) as caught:
+        resolved(settings, {"memory_request": 2 * 1024**3}, small)
+    assert str(caught.value) == (
+        "queue 'videos': memory_request 2Gi is above memory_limit 1Gi: a job that uses what it asks for would be "
+        f"stopped; raise the limit or lower the request ({origins})"
+    )
 
 
 def test_queue_names_with_dots_can_be_set():

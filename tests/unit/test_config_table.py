@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_type_hints
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -44,9 +44,16 @@ def test_options_that_may_be_off_are_typed_so():
             assert (type(None) in getattr(hint, "__args__", ())) == OPTIONS[name].may_be_off, name
 
 
-def test_queue_settings_have_every_queue_option_but_the_start_method():
+def test_queue_settings_have_every_queue_option():
     plain = {name.removesuffix("_s") for name in QueueSettings.__dataclass_fields__}
-    assert plain == {o.name for o in options("queue")} - {"start_method"}
+    assert plain == {o.name for o in options("queue")}
+
+
+def test_choices_are_typed_as_what_they_are():
+    for option in options("queue"):
+        if option.kind == "choice":
+            assert get_args(get_type_hints(WorkerOptions)[option.name]) == option.choices
+            assert get_args(get_type_hints(QueueSettings)[option.name]) == option.choices
 
 
 @pytest.mark.parametrize(

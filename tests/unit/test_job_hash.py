@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heavyq.bullmq.job_hash import JobRecord, append_trace, attempts_made, duty_not_built, fields_of, parse_int
+from heavyq.bullmq.job_hash import (
+    STRIKES,
+    STRIKES_COUNTED,
+    JobRecord,
+    append_trace,
+    attempts_made,
+    duty_not_built,
+    fields_of,
+    parse_int,
+    strikes,
+)
 from heavyq.bullmq.options import Keep, WireOptions
 from heavyq.errors import JobError, Unreadable
 
@@ -214,6 +224,42 @@ def test_traces_appended_one_by_one_are_all_there(traces: list[str]) -> None:
     for trace in traces:
         raw = append_trace(raw, trace, None)
     assert json.loads(raw or b"[]") == traces
+
+
+# -- strikes
+
+
+@pytest.mark.parametrize(
+    ("raw", "count"),
+    [(b"0", 0), (b"2", 2), (b"1000", 1000), (b"1001", 1000), (b"9" * 5000, 1000), (b"-3", 0), (b"", 0), (b"two", 0),
+     (b"\xff", 0), (b"NaN", 0), (b"[1]", 0)],
+)  # fmt: skip
+def test_strikes_are_a_small_number_whoever_wrote_them(raw: bytes, count: int) -> None:
+    assert strikes({**FIELDS, STRIKES.encode(): raw}) == count
+
+
+def test_a_job_that_never_died_of_its_memory_has_no_strikes() -> None:
+    assert strikes(FIELDS) == 0
+
+
+@given(st.binary())
+def test_any_bytes_are_a_number_of_strikes(raw: bytes) -> None:
+    assert 0 <= strikes({b"hq:strikes": raw}) <= STRIKES_COUNTED
+
+
+# -- what heavyq wrote is read whole
+
+
+def test_keys_of_a_newer_heavyq_in_failure_and_usage_come_through() -> None:
+    failure = {"reason": "memory_limit", "evidence": {"peak_bytes": 2**40, "processes": [["python", 1]]}, "new": [1]}
+    usage = {"wall_s": 1.5, "memory_timeline": [[0.5, 1], [1.0, 2**40]], "new": {"x": None}}
+    fields = {
+        **FIELDS,
+        b"hq:failure": json.dumps({"ats": 2, **failure}).encode(),
+        b"hq:usage": json.dumps({"ats": 2, **usage}).encode(),
+    }
+    job = JobRecord.read("7", fields)
+    assert (job.failure, job.usage) == (failure, usage)
 
 
 # -- duties

@@ -59,8 +59,10 @@ def test_an_unknown_option_is_a_type_error_that_names_the_nearest() -> None:
 def test_options_are_checked_where_they_are_declared() -> None:
     with pytest.raises(ValueError, match="lock_duration: 30000 looks like milliseconds"):
         Queue("v", lock_duration=30_000)
-    with pytest.raises(NotBuiltYet, match="memory_limit"):
-        Queue("v", memory_limit="2Gi")  # type: ignore[call-arg]
+    with pytest.raises(NotBuiltYet, match="timeout"):
+        Queue("v", timeout="2h")  # type: ignore[call-arg]
+    with pytest.raises(BadValue, match="memory_request 2Gi is above memory_limit 1Gi"):
+        Queue("v", memory_request="2Gi", memory_limit="1Gi")
     with pytest.raises(BadValue, match="job_id belongs to one add"):
         Queue("v", job_id="one")  # type: ignore[call-arg]
     with pytest.raises(BadValue, match="no Profile"):

@@ -20,7 +20,7 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     forget_declarations(monkeypatch)
 
 
-@pytest.mark.parametrize("kind", ["preload", "child_start", "child_stop"])
+@pytest.mark.parametrize("kind", ["preload", "canary", "child_start", "child_stop"])
 def test_hooks_are_kept_in_order_and_stay_plain_functions(kind: str) -> None:
     decorate = getattr(heavyq, kind)
     calls: list[int] = []

@@ -16,6 +16,10 @@ BOOM = Failure("exception", "boom")
 KILLED = Failure("signal", "killed", signal=9)
 
 
+FULL = Failure("memory_limit", "held too much", evidence={"peak_bytes": 5})
+KERNEL = Failure("oom_killed", "the kernel killed it", signal=9)
+
+
 def facts(**changes):
     base = {"made": 0, "attempts": 1, "backoff": None, "roll": 0.5}
     return life.JobFacts(**{**base, **changes})
@@ -35,6 +39,49 @@ def test_result_completes():
     state, actions = life.decide(state, life.Settled(lost=False))
     assert state == life.Ended(lost=False)
     assert actions == (life.Release(),)
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_job_over_its_memory_limit_fails_for_good_whatever_its_attempts(attempts):
+    state, actions = life.decide(begin_running(attempts=attempts), life.MemoryExceeded(FULL))
+    assert actions == (life.KillChild(),)
+    _, (settle,) = life.decide(state, life.ChildLost(KILLED, USAGE))
+    assert settle.settlement == life.Fail(FULL, USAGE)
+
+
+def test_result_that_arrived_whole_wins_over_a_stop_for_memory():
+    stopping, _ = life.decide(begin_running(), life.MemoryExceeded(FULL))
+    _, (settle,) = life.decide(stopping, life.Reported(b"1", USAGE))
+    assert settle.settlement == life.Complete(b"1", USAGE)
+
+
+def test_memory_death_while_handing_back_is_handed_back():
+    stopping, _ = life.decide(begin_running(), life.StopAsked())
+    stopping, actions = life.decide(stopping, life.MemoryExceeded(FULL))
+    assert actions == ()
+    _, (settle,) = life.decide(stopping, life.ChildLost(KILLED, USAGE))
+    assert settle.settlement == life.HandBack()
+
+
+@pytest.mark.parametrize(
+    ("strikes", "backoff", "settlement"),
+    [
+        (0, None, life.Strike(KERNEL, USAGE, 0, 1)),
+        (1, Backoff("fixed", 500, 0.0), life.Strike(KERNEL, USAGE, 500, 2)),
+        (1, Backoff("exponential", 500, 0.0), life.Strike(KERNEL, USAGE, 1000, 2)),
+    ],
+)
+def test_memory_death_that_may_be_retried_burns_a_strike_and_no_attempt(strikes, backoff, settlement):
+    state = begin_running(strikes=strikes, backoff=backoff, memory_retry=True)
+    _, (settle,) = life.decide(state, life.ChildLost(KERNEL, USAGE))
+    assert settle.settlement == settlement
+
+
+def test_third_memory_death_is_the_last_and_says_so():
+    state = begin_running(strikes=2, attempts=9, memory_retry=True)
+    _, (settle,) = life.decide(state, life.ChildLost(KERNEL, USAGE))
+    assert isinstance(settle.settlement, life.Fail)
+    assert "3 times" in settle.settlement.failure.detail
 
 
 @pytest.mark.parametrize(
@@ -113,6 +160,7 @@ EVENTS = st.sampled_from(
         life.ChildLost(KILLED, USAGE),
         life.LeaseLost(),
         life.StopAsked(),
+        life.MemoryExceeded(FULL),
         life.Settled(lost=False),
         life.Settled(lost=True),
     ]

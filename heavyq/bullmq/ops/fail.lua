@@ -8,7 +8,7 @@
 -- Returns  'settled', 'lost', 'gone'
 --
 -- Mirrors BullMQ 5 and 6, move to finished, failed, without fetching the next job.
--- Differences: as in complete; the checkpoint stays, for a retry by hand.
+-- Differences: as in complete; the checkpoint stays, for a retry by hand, and the strikes go, for its sake too.
 
 local lease, now_ms, reason, keep = lease_argument(1), number_argument(6), ARGV[7], keep_argument(8)
 local attempts = number_argument(11)
@@ -19,7 +19,7 @@ local refusal = settle_refusal(lease, job)
 if refusal then
   return refusal
 end
-if not leave_active(lease, 'defa') then
+if not leave_active(lease, 'defa', 'hq:strikes') then
   return 'lost'
 end
 

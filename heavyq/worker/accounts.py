@@ -1,0 +1,95 @@
+"""What a run cost, and what the memory of its child is worth as evidence of how it ended.
+
+Owns the measuring of a run from its start in a child to its report, the leak ledger, and what is added to a failure:
+peaks, limits, the kernel's counters. Decides no outcome and stops nothing. Called by control, on the loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+
+import structlog
+
+from heavyq.config import QueueSettings
+from heavyq.core import memory
+from heavyq.core.child import AskExit
+from heavyq.core.outcome import Failure, OomKill, Usage, with_kill_below, with_memory
+from heavyq.linux.clock import monotonic_s
+from heavyq.worker.crew import Crew, Death
+from heavyq.worker.ledger import Ledger, told
+from heavyq.worker.meter import RunMeter
+from heavyq.worker.oom import OomRises
+from heavyq.worker.process import ChildProcess
+from heavyq.worker.runs import Run
+from heavyq.worker.watch import Watch
+
+
+class Accounts:
+    """The books of one worker's runs."""
+
+    def __init__(self, watch: Watch, rises: OomRises) -> None:
+        self._watch, self._rises = watch, rises
+        self._ledger = Ledger()
+        self._log = structlog.get_logger().bind(thread="control")
+
+    def open(self, run: Run, child: ChildProcess, settings: QueueSettings) -> None:
+        """The run begins in this child: measure it, and tell the kernel its limit where the child has a group."""
+        run.meter = RunMeter(run.number, monotonic_s(), settings.memory_limit, settings.memory_request)
+        if child.group is not None:
+            child.group_kills = child.group.oom_kills()
+            limit = memory.group_limit_bytes(settings.memory_limit) if settings.memory_limit else None
+            if limit != child.group_limit:
+                with contextlib.suppress(OSError):  # it is dying
+                    child.group.set_limit(limit)
+                    child.group_limit = limit
+        if child.meter is not None:
+            self._watch.begin(child.meter, run.meter)
+
+    def close(self, run: Run, child: ChildProcess, crew: Crew, *, clean: bool) -> None:
+        """The run has reported: let the child's life go on or end, and note what the run left in it."""
+        if child.meter is None:
+            return
+        child.meter.run = None
+        name = run.job.fields.get(b"name", b"").decode("utf-8", "replace")[:200]
+        grown = child.meter.own_bytes() - child.meter.held_bytes
+        child.meter.held_bytes += grown
+        leak = self._ledger.note(run.queue.name, name, grown)
+        for action in crew.run_over(child, clean=clean):
+            if isinstance(action, AskExit) and action.leaked:
+                leak.recycled += 1
+                about = {"child": child.number, "queue": run.queue.name, "job_name": name}
+                self._log.info("child recycled", why=action.why, **about, **told(leak))
+
+    def tell_leaks(self) -> None:
+        """Put the ledger in the log: the worker ends."""
+        for line in self._ledger.leaks():
+            self._log.info("leak ledger", **line)
+
+    def measured(self, run: Run, usage: Usage) -> Usage:
+        """Add what the watch has seen to what the child tells of itself."""
+        if run.meter is None:
+            return usage
+        peak = max(usage.peak_rss_bytes, run.meter.peak_rss_bytes)
+        return replace(usage, peak_rss_bytes=peak, memory_timeline=run.meter.timeline.points())
+
+    def cause(self, run: Run, child: ChildProcess, death: Death) -> Failure:
+        """Return the death of a child with what is known of its memory."""
+        if run.meter is None or child.meter is None:
+            return death.failure
+        seen = run.meter.seen()
+        if death.failure.reason == "oom_killed":  # between two looks it may have grown by gigabytes
+            seen = replace(seen, peak_bytes=max(seen.peak_bytes, death.max_rss_bytes - child.meter.birth_bytes))
+        return with_memory(death.failure, seen, run.meter.limit_bytes, child.group_limit)
+
+    def cause_told(self, run: Run, child: ChildProcess, failure: Failure) -> Failure:
+        """Return what the job failed with, and whether the kernel killed something for memory while it ran."""
+        kill = self._kill_during(run, child)
+        return with_kill_below(failure, kill) if kill else failure
+
+    def _kill_during(self, run: Run, child: ChildProcess) -> OomKill | None:
+        if child.group is not None:
+            now = child.group.oom_kills()
+            own = OomKill(f"oom_kill of {child.group.path}", child.group_kills, now, own=True)
+            return own if now > child.group_kills else None
+        return self._rises.since(run.meter.began_s, monotonic_s()) if run.meter else None

@@ -1,0 +1,150 @@
+"""What is measured of one child and of its run: the figures that the watch thread writes and control reads.
+
+Owns the descriptors by which a child is measured, and how a process tree is read. Decides nothing. Two threads share
+these objects without a lock: control sets `run` and `gone`, the watch writes the figures and closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from dataclasses import dataclass, field
+
+from heavyq.core.memory import MIB, Held, Reprieve, Timeline
+from heavyq.core.outcome import MemorySeen
+from heavyq.linux import procfs
+from heavyq.linux.process import descendants_of
+
+_NAMED_MAX = 5
+_SHARED_ASKED_BYTES = 32 * MIB  # 17 us more: an interpreter and its libraries map less than this of files
+
+
+@dataclass(slots=True)
+class RunMeter:
+    """One run as it is measured. Sizes in bytes; `charge_bytes` is the last, `peak_bytes` the largest seen.
+
+    limit_bytes: its memory_limit. request_bytes: what its queue asked for. excuse: why it is not looked at closely
+    although it seems over its limit. stopped: its end was asked for. peak_rss_bytes: the tree's resident memory.
+    """
+
+    run: int
+    began_s: float
+    limit_bytes: int | None
+    request_bytes: int | None
+    charge_bytes: int = 0
+    peak_bytes: int = 0
+    peak_rss_bytes: int = 0
+    excuse: Reprieve | None = None
+    stopped: bool = False
+    timeline: Timeline = field(default_factory=Timeline)
+
+    def take(self, now_s: float, charge_bytes: int, rss_bytes: int) -> None:
+        """Note a sample of the run's process tree."""
+        self.charge_bytes = charge_bytes
+        self.peak_bytes = max(self.peak_bytes, charge_bytes)
+        self.peak_rss_bytes = max(self.peak_rss_bytes, rss_bytes)
+        self.timeline.add(now_s - self.began_s, charge_bytes)
+
+    def seen(self, processes: tuple[tuple[str, int], ...] = ()) -> MemorySeen:
+        """Return what is known, as evidence."""
+        return MemorySeen(self.charge_bytes, self.peak_bytes, processes)
+
+
+class ChildMeter:
+    """The measuring of one child: its pid, its own memory at birth, and the run that it has now."""
+
+    def __init__(self, number: int, pid: int, pidfd: int, zygote_pid: int | None) -> None:
+        """Open what is read. Raises OSError when no descriptor is left; a child that is dead reads as nothing."""
+        self.number, self.pid, self.zygote_pid = number, pid, zygote_pid
+        self._pidfd = os.dup(pidfd)  # control closes its own whenever it likes
+        self._statm = procfs.StatmFile(pid)
+        self.run: RunMeter | None = None
+        self.gone = False
+        first = self._statm.read() or procfs.Statm(0, 0)
+        self.birth_bytes = first.charge_bytes
+        self._birth_shared_bytes = first.shared_bytes
+        self.held_bytes = 0  # after its last run: what is more by the end of the next is that one's
+
+    def own_bytes(self) -> int:
+        """Return what the child itself holds above its birth. 1 us."""
+        now = self._statm.read()
+        return now.charge_bytes - self.birth_bytes if now else 0
+
+    def rss_bytes(self) -> int:
+        """Return the child's resident memory."""
+        now = self._statm.read()
+        return now.resident_bytes if now else 0
+
+    def tree(self) -> tuple[int, int]:
+        """Return the charge above birth and the resident memory of the child and of all below it.
+
+        25 us for a child alone, 20 more for each process below it.
+        """
+        own = self._statm.read()
+        if own is None:
+            return 0, 0
+        charge = own.charge_bytes - self.birth_bytes
+        charge += _shared_memory(self.pid, own.shared_bytes - self._birth_shared_bytes)
+        rss = own.resident_bytes
+        for pid in descendants_of(self.pid):
+            one = procfs.statm(pid)
+            if one is not None:
+                charge += one.charge_bytes + _shared_memory(pid, one.shared_bytes)
+                rss += one.resident_bytes
+        return max(0, charge), rss
+
+    def freeze(self) -> None:
+        """Stop the child where it is, so that it takes no more memory while it is judged."""
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)
+
+    def close(self) -> None:
+        """Close the descriptors. By the watch only, once `gone` is set."""
+        self._statm.close()
+        os.close(self._pidfd)
+
+    # ---- the exact reading: slow, and it holds the target's memory lock
+
+    def held(self) -> tuple[Held | None, list[Held]]:
+        """Return what the child (None: gone) and each process below it hold. 14 ms per GB: never on the loop."""
+        below = [held for pid in descendants_of(self.pid) if (held := _held(pid)) is not None]
+        return _held(self.pid), below
+
+    def zygote_lends_bytes(self) -> int:
+        """Return how much of the zygote's memory others bear; all that the child was born with if it cannot be read."""
+        zygote = procfs.rollup(self.zygote_pid) if self.zygote_pid else None
+        if zygote is None:
+            return self.birth_bytes
+        return zygote.anon_bytes + zygote.shmem_bytes - zygote.pss_anon_bytes - zygote.pss_shmem_bytes
+
+    def processes(self) -> tuple[tuple[str, int], ...]:
+        """Name the processes of the tree that hold most, largest first."""
+        found = []
+        for pid in (self.pid, *descendants_of(self.pid)):
+            one = procfs.rss_split(pid)
+            if one is not None:
+                birth = self.birth_bytes if pid == self.pid else 0
+                found.append((procfs.comm(pid), max(0, one.anon_bytes + one.shmem_bytes - birth)))
+        return tuple(sorted(found, key=lambda one: -one[1])[:_NAMED_MAX])
+
+
+def _shared_memory(pid: int, shared_bytes: int) -> int:
+    """Return how much of a process's shared pages are shared memory, and not a file's; asked only if there are many."""
+    if shared_bytes < _SHARED_ASKED_BYTES:
+        return 0
+    split = procfs.rss_split(pid)
+    return split.shmem_bytes if split else 0
+
+
+def _held(pid: int) -> Held | None:
+    exact = procfs.rollup(pid)
+    if exact is not None:
+        return Held(exact.anon_bytes, exact.pss_anon_bytes + exact.pss_shmem_bytes, exact.lazy_free_bytes)
+    quick = procfs.statm(pid)  # another user's: what the quick meter says is all that can be known
+    return Held(quick.charge_bytes, quick.charge_bytes, 0) if quick else None
