@@ -32,7 +32,7 @@ __all__ = [
 
 CHECKPOINT: Final = "hq:checkpoint"
 STRIKES: Final = "hq:strikes"
-STRIKES_COUNTED: Final = 1000
+STRIKES_COUNTED: Final = 1000  # more says nothing more: the budget is a handful
 _LEADING_INT: Final = re.compile(rb"[ \t\n\r\v\f]*([+-]?)([0-9]+)")
 _INT_MAX: Final = 2**53
 _INT_DIGITS: Final = 16

@@ -9,6 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from heavyq.cli import say
+from heavyq.core.outcome import evidence_in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,9 +55,7 @@ def lines(queue: str, record: JobRecord) -> Iterator[tuple[str, str]]:
                 name.replace("_", " "),
                 value if isinstance(value, str) else _cut(json.dumps(value, ensure_ascii=False)),
             )
-    for name in ("reason", "detail", "signal", "last_progress"):
-        if failure.get(name) is not None:
-            yield f"failure {name.replace('_', ' ')}", _cut(str(failure[name]))
+    yield from _failure(failure)
     if usage:
         yield "usage", ", ".join(_usage(usage))
     for row in failure.get("last_logs") or ():
@@ -81,6 +80,15 @@ def why(record: JobRecord) -> str:
     reason = (record.failure or {}).get("reason")
     text = " ".join(record.failed_reason.split())
     return f"{reason}: {text}" if reason else text
+
+
+def _failure(failure: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for name in ("reason", "detail", "signal", "last_progress"):
+        if failure.get(name) is not None:
+            yield f"failure {name.replace('_', ' ')}", _cut(str(failure[name]))
+    if isinstance(evidence := failure.get("evidence"), dict):
+        for name, value in evidence_in_words(evidence):
+            yield f"evidence {name.replace('_', ' ')}", _cut(value)
 
 
 def _usage(usage: dict[str, Any]) -> Iterator[str]:

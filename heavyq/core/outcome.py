@@ -55,11 +55,9 @@ class Failure:
 
     @property
     def trace(self) -> str:
-        """What a reader of BullMQ's stack traces sees: the traceback, else the reason and its evidence."""
-        if self.stack:
-            return self.stack
-        lines = [f"{self.reason}: {self.detail}"]
-        lines += [f"    {name}: {_shown(name, value)}" for name, value in (self.evidence or {}).items()]
+        """What a reader of BullMQ's stack traces sees: the traceback, else the reason; then the evidence."""
+        lines = [self.stack or f"{self.reason}: {self.detail}"]
+        lines += [f"    {name}: {value}" for name, value in evidence_in_words(self.evidence or {})]
         return "\n".join(lines)
 
 
@@ -84,10 +82,15 @@ def _plain(record: Failure | Usage) -> dict[str, Any]:
     return {name: getattr(record, name) for name in record.__slots__}
 
 
+def evidence_in_words(evidence: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the evidence of a failure for people, as pairs of a name and a text."""
+    return [(name, _shown(name, value)) for name, value in evidence.items()]
+
+
 def _shown(name: str, value: Any) -> str:
     if name.endswith("_bytes") and isinstance(value, int):
         return f"{value} ({in_words(value)})"
-    return json.dumps(value, default=str)
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def killed_by_signal(signal: int, name: str) -> Failure:

@@ -48,19 +48,7 @@ class _Sender:
 
 
 def attempt(birth: Birth, channel: Channel, head: Mapping[str, Any], parts: Mapping[bytes, bytes]) -> bytes | Failure:
-    """Run one job under its memory limit; return its result's JSON, or why it failed. Raises nothing."""
-    limit = DataLimit(head.get("memory_rlimit"))
-    limit.set()
-    try:
-        return _process(_Sender(channel, head["run"]), birth, head, parts, limit)
-    finally:
-        limit.lift()
-
-
-def _process(
-    sender: _Sender, birth: Birth, head: Mapping[str, Any], parts: Mapping[bytes, bytes], limit: DataLimit
-) -> bytes | Failure:
-    """Find the function, check the payload, call it, encode its result: each can fail in its own way."""
+    """Run one job; return its result's JSON, or why it failed: each step can fail in its own way."""
     queue = registry.queue_of(head["prefix"], head["queue"])
     name = parts[b"name"].decode("utf-8", "replace")
     processor = queue.processor_of(name)
@@ -70,48 +58,45 @@ def _process(
     try:
         data = processor.payload_codec.decode(parts[b"data"])
     except PayloadError as error:
-        return _failed(limit, error, lambda it: Failure("invalid_payload", str(it)[:DETAIL_MAX]))
+        return Failure("invalid_payload", str(error)[:DETAIL_MAX])
     except Exception as error:  # noqa: BLE001 - a validator of the user's may raise anything
-        why = f"the payload of queue {queue.name!r} cannot be read: "
-        return _failed(limit, error, lambda it: Failure("invalid_payload", why + _one_line(it), stack=trace_of(it)))
+        why = f"the payload of queue {queue.name!r} cannot be read: {_one_line(error)}"
+        return Failure("invalid_payload", why, stack=trace_of(error))
     try:
         info = _info(birth, head, parts, name)
     except Unreadable as error:
         return Failure("unreadable", str(error))
+    sender = _Sender(channel, head["run"])
     job: Job[Any, Any] = Job(info, data, sender.send)
+    limit = DataLimit(head.get("memory_rlimit"))
     try:
+        # Around the function alone: pydantic's core, in Rust, does not raise when memory is refused, it aborts.
+        limit.set()
         value = processor.function(job)
     except (SystemExit, KeyboardInterrupt) as error:
         return Failure("exit", f"the job ended with {_one_line(error)}", stack=trace_of(error))
     except BaseException as error:  # noqa: BLE001 - the job pays, alone
-        return _failed(limit, error, lambda it: Failure("exception", _detail(it), stack=trace_of(it)))
+        met = limit.met_by(error)  # first of all: what follows needs memory
+        if met is not None:
+            return at_its_limit(met, _one_line(error), trace_of(error))
+        return Failure("exception", text_of(error)[:DETAIL_MAX] or type(error).__name__, stack=trace_of(error))
     finally:
+        limit.lift()
         sender.close()
-    return _encode(queue, processor.result_codec.encode, value, head["max_result"], limit)
+    return _encode(queue, processor.result_codec.encode, value, head["max_result"])
 
 
-def _encode(
-    queue: Queue[Any, Any], encode: Callable[[Any], bytes], value: Any, max_result: int, limit: DataLimit
-) -> bytes | Failure:
+def _encode(queue: Queue[Any, Any], encode: Callable[[Any], bytes], value: Any, limit: int) -> bytes | Failure:
     try:
         raw = encode(value)
     except ValueError as error:  # the codec's, in words
-        return _failed(limit, error, lambda it: Failure("invalid_result", str(it)[:DETAIL_MAX]))
+        return Failure("invalid_result", str(error)[:DETAIL_MAX])
     except Exception as error:  # noqa: BLE001 - a serializer of the user's may raise anything
-        why = f"the result of queue {queue.name!r} cannot be written: "
-        return _failed(limit, error, lambda it: Failure("invalid_result", why + _one_line(it)))
-    if len(raw) > max_result:
-        why = f"the result is {len(raw)} bytes, max_result is {max_result}: store it and return its address"
+        return Failure("invalid_result", f"the result of queue {queue.name!r} cannot be written: {_one_line(error)}")
+    if len(raw) > limit:
+        why = f"the result is {len(raw)} bytes, max_result is {limit}: store it and return its address"
         return Failure("result_too_large", why)
     return raw
-
-
-def _failed(limit: DataLimit, error: BaseException, otherwise: Callable[[BaseException], Failure]) -> Failure:
-    """Return why the job failed: its memory limit, where the evidence says so, or else what was raised."""
-    used_bytes = limit.used_at(error)  # first of all: what follows needs memory
-    if used_bytes is None or limit.room_bytes is None:
-        return otherwise(error)
-    return at_its_limit(used_bytes, limit.room_bytes, _one_line(error), trace_of(error))
 
 
 def _info(birth: Birth, head: Mapping[str, Any], parts: Mapping[bytes, bytes], name: str) -> JobInfo:
@@ -140,10 +125,6 @@ def _read_field(field: str, read: Callable[[bytes], Any], raw: bytes) -> Any:
 
 def _milliseconds(raw: bytes) -> int:
     return int(float(raw))
-
-
-def _detail(error: BaseException) -> str:
-    return text_of(error)[:DETAIL_MAX] or type(error).__name__
 
 
 def _one_line(error: BaseException) -> str:

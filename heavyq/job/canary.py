@@ -7,13 +7,14 @@ forks it from its only thread, as it forks children. Imports nothing in the zygo
 from __future__ import annotations
 
 import faulthandler
+import gc
 import importlib
 import json
 import os
 import select
 import signal
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from setproctitle import setproctitle
@@ -76,6 +77,7 @@ class Canary:
         os.dup2(null, 2)
         setproctitle("heavyq canary")
         restore_in_forks()
+        gc.enable()
         faulthandler.enable(self._stack)
 
     def _do(self, trial: Trial) -> None:
@@ -112,28 +114,35 @@ class Canary:
             return None, ""
         hung = timed_out or stack.startswith(_TIMED_OUT)
         trial = self._trials[notes["begun"]] if "begun" in notes else None
-        return self._words(trial, notes, os.waitstatus_to_exitcode(status), hung=hung), stack.decode("utf-8", "replace")
-
-    def _words(self, trial: Trial | None, notes: Mapping[str, Any], code: int, *, hung: bool) -> str:
-        name = trial.name if trial else "its first steps"
-        if hung and trial is not None and not trial.is_hook:
-            return (
-                f"a forked child hangs in {name} (two threads, over {self._limit_s:g} s): most likely a pool of OpenMP "
-                f"threads was made in the main thread at import, and a forked child has none of them: {_CURE}"
-            )
-        if hung:
-            return (
-                f"a forked child hangs in {name} (more than {self._limit_s:g} s); if it computes with threads: {_CURE}"
-            )
-        if "raised" in notes:
-            return f"{name} raised {notes['raised']} in the child that was forked to try it"
-        if code >= 0:
-            return f"the child that was forked to try {name} ended in it with exit code {code}"
-        named = signal.Signals(-code).name if -code in set(signal.Signals) else "?"
-        return (
-            f"the child that was forked to try {name} was killed in it by signal {-code} ({named}): if it does not "
-            'survive a fork, set start_method="spawn" on the queues'
+        code = os.waitstatus_to_exitcode(status)
+        return in_words(trial, notes.get("raised"), code, self._limit_s if hung else None), stack.decode(
+            "utf-8", "replace"
         )
+
+
+def in_words(trial: Trial | None, raised: str | None, code: int, hung_s: float | None) -> str:
+    """Say what became of a canary that did not come to its end.
+
+    trial: what it was doing, None if it was not born yet. raised: by a hook. code: negative for a signal. hung_s: the
+    limit that it was over.
+    """
+    name = trial.name if trial else "its birth"
+    if hung_s is not None and (trial is None or trial.is_hook):
+        return f"a forked child hangs in {name} (over {hung_s:g} s); if it computes with threads: {_CURE}"
+    if hung_s is not None:
+        return (
+            f"a forked child hangs in {name} (two threads, over {hung_s:g} s): most likely a pool of OpenMP threads "
+            f"was made in the main thread at import, and a forked child has none of them: {_CURE}"
+        )
+    if raised is not None:
+        return f"{name} raised {raised} in the child that was forked to try it"
+    if code >= 0:
+        return f"the child that was forked to try {name} ended in it with exit code {code}"
+    named = signal.Signals(-code).name if -code in set(signal.Signals) else "?"
+    return (
+        f"the child that was forked to try {name} was killed in it by signal {-code} ({named}): if it does not survive "
+        'a fork, set start_method="spawn" on the queues'
+    )
 
 
 def _ends_within(pid: int, limit_s: float) -> bool:

@@ -14,6 +14,7 @@ import os
 import re
 import resource
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from heavyq.core.memory import in_words
 from heavyq.core.outcome import Failure
@@ -52,6 +53,15 @@ def charge_bytes() -> int:
     return procfs.charge_bytes(os.getpid()) or 0
 
 
+@dataclass(frozen=True, slots=True)
+class Met:
+    """That a job met its limit: what it held of its room. refused: the error itself tells of memory not given."""
+
+    used_bytes: int
+    room_bytes: int
+    refused: bool
+
+
 class DataLimit:
     """Soft RLIMIT_DATA around one job: what it has now, plus the job's room. Its subprocesses inherit it.
 
@@ -82,8 +92,8 @@ class DataLimit:
             before, self._before = self._before, None
             resource.setrlimit(resource.RLIMIT_DATA, before)
 
-    def used_at(self, error: BaseException) -> int | None:
-        """Lift the limit; return the bytes that the job held of its room if it is what the error comes from, else None.
+    def met_by(self, error: BaseException) -> Met | None:
+        """Lift the limit; tell whether it is what the error comes from, None if nothing shows it.
 
         To be asked while the error's frames still hold what they held. Only private writable memory is evidence: the
         peak of resident memory counts files that are mapped, so it speaks only where an allocation was refused.
@@ -91,23 +101,28 @@ class DataLimit:
         if self._before is None or self.room_bytes is None:
             return None
         self.lift()
-        held = procfs.data_bytes() - self._data_bytes
+        held = max(0, procfs.data_bytes() - self._data_bytes)
         refused = [asked for one in _chain(error) if (asked := _refused(one)) is not None]
         if not refused:
-            return held if held >= self.room_bytes * _NEAR else None
+            return self._met(held, _NEAR, refused=False)
         if held + max(refused) > self.room_bytes:
-            return max(held, 0)
-        held = max(held, min(procfs.peak_rss_bytes() - self._peak_bytes, self.room_bytes))
-        return held if held >= self.room_bytes * _NEAR_REFUSED else None
+            return self._met(held, 0.0, refused=True)
+        peak = min(procfs.peak_rss_bytes() - self._peak_bytes, self.room_bytes)  # it may have let go meanwhile
+        return self._met(max(held, peak), _NEAR_REFUSED, refused=True)
+
+    def _met(self, used_bytes: int, near: float, *, refused: bool) -> Met | None:
+        assert self.room_bytes is not None
+        return Met(used_bytes, self.room_bytes, refused) if used_bytes >= self.room_bytes * near else None
 
 
-def at_its_limit(used_bytes: int, room_bytes: int, error: str, stack: str) -> Failure:
+def at_its_limit(met: Met, error: str, stack: str) -> Failure:
     """Word the failure of a job that met its RLIMIT_DATA. error: what it raised, one line."""
-    why = (
-        f"the kernel refused memory to the job (memory_rlimit): it held {in_words(used_bytes)} of data, its "
-        f"memory_limit is {in_words(room_bytes)}; it raised {error}"
-    )
-    evidence = {"peak_bytes": used_bytes, "limit_bytes": room_bytes, "limit_of": "rlimit"}
+    used, room = in_words(met.used_bytes), in_words(met.room_bytes)
+    if met.refused:
+        why = f"the kernel refused it memory (memory_rlimit): it held {used}, its limit is {room}; it raised {error}"
+    else:
+        why = f"it raised {error}, when it held {used} and could have no more than {room} (memory_rlimit)"
+    evidence = {"peak_bytes": met.used_bytes, "limit_bytes": met.room_bytes, "limit_of": "rlimit"}
     return Failure("memory_limit", why, stack=stack, evidence=evidence)
 
 

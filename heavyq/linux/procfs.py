@@ -1,12 +1,15 @@
 """Readings of /proc: memory and CPU of one process, and the machine's memory.
 
-The control loop may call all of these but `rollup` and `rss_split`, which are for the watch thread: a rollup holds the
-target's memory lock while the kernel walks its pages (4 ms a GB when quiet, 14 ms on a busy machine), and the
-target cannot map memory meanwhile. Nothing here reads `maps` or `cmdline`, nor changes another process.
+The control loop may call all of these but `rollup`, which is for the watch thread: it holds the target's memory lock
+while the kernel walks its pages, and the target cannot map memory meanwhile. Nothing here reads `maps` or `cmdline`,
+nor changes another process. Costs are medians, measured on a busy machine.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import errno
 import os
 import re
 from dataclasses import dataclass
@@ -14,6 +17,9 @@ from dataclasses import dataclass
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _STATM_BYTES = 128
+_KCMP = {"x86_64": 312, "aarch64": 272, "riscv64": 272, "s390x": 343, "ppc64le": 354}.get(os.uname().machine)
+_KCMP_VM = 1
+_libc = ctypes.CDLL(None, use_errno=True)
 _KB_LINES = re.compile(rb"^(\w+):\s*(\d+) kB$", re.MULTILINE)
 
 
@@ -31,7 +37,7 @@ class Statm:
 
 
 class StatmFile:
-    """`/proc/PID/statm`, kept open: 1 us a reading, whatever the size; and never of another process.
+    """`/proc/PID/statm`, kept open: 2 us a reading, whatever the size; and never of another process.
 
     The descriptor belongs to the process, not to its number: when the process is dead and its pid is taken by
     another, it reads nothing.
@@ -40,11 +46,10 @@ class StatmFile:
     __slots__ = ("_fd",)
 
     def __init__(self, pid: int) -> None:
-        """Open it; a process that is gone already reads as dead."""
-        try:
+        """Open it; a process that is gone already reads as dead. Raises OSError when no descriptor is left."""
+        self._fd = -1
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             self._fd = os.open(f"/proc/{pid}/statm", os.O_RDONLY)
-        except OSError:
-            self._fd = -1
 
     def read(self) -> Statm | None:
         """Return what the process holds now; None when it is dead, a zombie too."""
@@ -68,10 +73,34 @@ class StatmFile:
 
 def statm(pid: int) -> Statm | None:
     """Return what a process holds, read once; None when it is dead. 10 us."""
-    file = StatmFile(pid)
+    try:
+        file = StatmFile(pid)
+    except OSError:  # no descriptor is left
+        return None
     found = file.read()
     file.close()
     return found
+
+
+def shares_memory(pid: int, other: int) -> bool:
+    """Tell whether two processes are one address space: whoever sums up must count it once. 1 us.
+
+    So is a child of vfork or posix_spawn (subprocess uses them) until its exec, and it reads as large as its parent.
+    Ask first and measure then: once apart they stay apart. Where kcmp is not allowed (some containers) a fresh child
+    of a plain fork counts as one, too, until either writes; all that it maps is its parent's then. 20 us.
+    """
+    if _KCMP is not None:
+        answer = _libc.syscall(_KCMP, pid, other, _KCMP_VM, 0, 0)
+        if answer >= 0:
+            return bool(answer == 0)
+        if ctypes.get_errno() == errno.ESRCH:
+            return False
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as one, open(f"/proc/{other}/statm", "rb") as two:
+            text = one.read()
+            return text == two.read() and not text.startswith(b"0 ")  # two zombies share nothing
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +129,7 @@ class Rollup:
 
 
 def rss_split(pid: int) -> RssSplit | None:
-    """Return a process's resident memory by kind; None when it is dead."""
+    """Return a process's resident memory by kind; None when it is dead. 20 to 60 us, whatever the size."""
     kb = _kb_lines(f"/proc/{pid}/status")
     if "RssAnon" not in kb:  # a zombie
         return None
@@ -108,7 +137,10 @@ def rss_split(pid: int) -> RssSplit | None:
 
 
 def rollup(pid: int) -> Rollup | None:
-    """Return the sums over a process's mappings; None when it is dead, or not ours to look into (another user's)."""
+    """Return the sums over a process's mappings; None when it is dead, or not ours to look into (another user's).
+
+    0.8 ms at 100 MB, 14 to 23 ms at 1 GB of small pages.
+    """
     kb = _kb_lines(f"/proc/{pid}/smaps_rollup")
     split = rss_split(pid)
     if "Rss" not in kb or split is None:

@@ -75,13 +75,16 @@ class JobHandle(Generic[P, R]):
 
     @property
     def usage(self) -> Usage | None:
-        """What the latest run used: `peak_rss_bytes`, `cpu_s`, `wall_s`. None before its end."""
+        """What the latest run used: `peak_rss_bytes`, `cpu_s`, `wall_s`, `memory_timeline`. None before its end."""
         usage = self._read().usage
         return None if usage is None else _usage(usage)
 
     @property
     def failure(self) -> Failure | None:
-        """Why the latest run failed: `reason`, `detail`, `signal`, `stack`, `last_logs`, `last_progress`; else None."""
+        """Why the latest run failed: `reason`, `detail`, `signal`, `stack`, `last_logs`, `last_progress`, `evidence`.
+
+        None if it did not.
+        """
         failure = self._read().failure
         return None if failure is None else _failure(failure)
 
@@ -185,7 +188,10 @@ def _moment(ms: int) -> datetime:
 def _usage(fields: Mapping[str, Any]) -> Usage:
     """Read what may have been written by a newer or an older heavyq."""
     return Usage(
-        peak_rss_bytes=fields.get("peak_rss_bytes", 0), cpu_s=fields.get("cpu_s", 0.0), wall_s=fields.get("wall_s", 0.0)
+        peak_rss_bytes=fields.get("peak_rss_bytes", 0),
+        cpu_s=fields.get("cpu_s", 0.0),
+        wall_s=fields.get("wall_s", 0.0),
+        memory_timeline=tuple((point[0], point[1]) for point in fields.get("memory_timeline") or ()),
     )
 
 
@@ -197,4 +203,5 @@ def _failure(fields: Mapping[str, Any]) -> Failure:
         stack=fields.get("stack"),
         last_logs=tuple(fields.get("last_logs") or ()),
         last_progress=fields.get("last_progress"),
+        evidence=fields.get("evidence"),
     )

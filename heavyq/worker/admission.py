@@ -6,7 +6,7 @@ leases, the watch has measured what runs. The rules are `core.memory`'s.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from heavyq.core import memory
 from heavyq.core import run as life
@@ -15,10 +15,10 @@ from heavyq.worker.served import Served
 
 
 class Admission:
-    """The room for one worker's jobs."""
+    """The room for one worker's jobs. charge_of: what a run holds now, in bytes."""
 
-    def __init__(self, budget_bytes: int, served: Sequence[Served]) -> None:
-        self._budget_bytes, self._served = budget_bytes, served
+    def __init__(self, budget_bytes: int, served: Sequence[Served], charge_of: Callable[[Run], int]) -> None:
+        self._budget_bytes, self._served, self._charge_of = budget_bytes, served, charge_of
         self._asks = any(one.settings.memory_request for one in served)
 
     def look(self, runs: Iterable[Run], now_s: float) -> None:
@@ -48,8 +48,7 @@ class Admission:
             one = by_key[run.queue]
             unanswered[id(one)] -= 1
             if isinstance(run.state, life.Leased | life.Running | life.Stopping):
-                charge = run.meter.charge_bytes if run.meter else 0
-                held.append(memory.Reserved(one.settings.memory_request or 0, charge))
+                held.append(memory.Reserved(one.settings.memory_request or 0, self._charge_of(run)))
         for one in self._served:
             held += [memory.Reserved(one.settings.memory_request or 0, 0)] * max(0, unanswered[id(one)])
         return held

@@ -65,7 +65,7 @@ class Control:
     ) -> None:
         self.served = served
         self._accounts = accounts
-        self._admission = Admission(budget_bytes, served)
+        self._admission = Admission(budget_bytes, served, self._charge_of)
         self._by_key = {s.key: s for s in served}
         self._commands, self._vouched = commands, vouched
         self._worker_id, self._name, self._concurrency = worker_id, name, concurrency
@@ -124,6 +124,12 @@ class Control:
             return None
         self._turn = index
         return self.served[index]
+
+    def _charge_of(self, run: Run) -> int:
+        """Return what a run holds: as the watch saw it last, or its child alone now, whichever is more."""
+        child = self.crew.children.get(run.child) if run.child is not None else None
+        own = child.meter.own_bytes() if child is not None and child.meter is not None else 0
+        return max(own, run.meter.charge_bytes if run.meter else 0)
 
     def _lease_command(self, served: Served) -> Command:
         token = f"hq:{self._worker_id}:{next(self._tokens)}"

@@ -29,7 +29,7 @@ from heavyq.linux.process import children_of
 from heavyq.worker.loop import Loop
 from heavyq.worker.meter import ChildMeter
 from heavyq.worker.nursery import Nursery, NurseryEvents
-from heavyq.worker.oom import OomRises
+from heavyq.worker.oom import CREDIT_S, OomRises
 from heavyq.worker.process import ChildProcess
 from heavyq.worker.sweeper import Remover, Sweeper
 from heavyq.worker.watch import Watch
@@ -39,6 +39,7 @@ FAILURES_IN_A_ROW_MAX = 5
 _PAUSE_FIRST_S = 0.1
 _LONG_LIFE_S = 60.0  # a zygote that lived so long had imported well: its end begins a new count
 _GROUP_GRACE_S = 2.0  # multiprocessing's trackers have a second to empty /dev/shm
+_DYING_S = 1.0  # a process that dies gives back gigabytes within this
 _CLOSED_TICKS = 3  # a process that dies closes its files a while before its pidfd tells of it
 
 
@@ -101,6 +102,8 @@ class Crew:
         self.fatal: HeavyqError | None = None
         self._log = structlog.get_logger().bind(thread="control")
         self._nurseries: dict[str, Nursery] = {}
+        self._ended: list[_Ended] = []  # reaped, and not told of yet
+        self._killed: list[tuple[float, int]] = []  # by us, a moment ago: when, and how much they had grown
         self._old_groups: list[tuple[float, Group]] = []  # of the dead, since when
 
     def start_zygote(self, config: Mapping[str, Any], events: ZygoteEvents, *, threads: int) -> None:
@@ -289,6 +292,8 @@ class Crew:
                 self.kill(child, "it closed its channel to the worker")
             child.release_lines()
             self.apply(child, life.Ticked())
+        if self._ended:
+            self._judge_deaths()
         for nursery in self._nurseries.values():
             nursery.tick(may_start=self.may_make and self.fatal is None)
         self._old_groups = [
@@ -337,18 +342,30 @@ class Crew:
         return False
 
     def _maybe_died(self, child: ChildProcess) -> None:
-        """Its pidfd is readable: reap it, take the last of what it wrote, and tell control."""
+        """Its pidfd is readable: reap it, and find out why it died."""
         ended = self._reap(child)
-        if ended is None:
-            return
-        dead = [ended]
-        if ended.killed and self._rises.any_fresh(self._loop.now_s):
-            # One kill by the kernel and one by somebody else may meet here: the kernel takes the largest.
-            others = (self._reap(other) for other in tuple(self._by_pid.values()) if other is not child)
-            dead = sorted([ended, *filter(None, others)], key=lambda one: one.max_rss_bytes, reverse=True)
+        if ended is not None:
+            self._ended.append(ended)
+            self._judge_deaths()
+
+    def _judge_deaths(self) -> None:
+        """Tell control of the dead, and why they died.
+
+        One kill by the kernel and one by somebody else may meet here. The kernel takes the largest; so whoever is dying
+        at this moment is waited for: it has given its memory back and cannot be compared before it is reaped.
+        """
+        now_s = self._loop.now_s
+        if any(one.killed for one in self._ended) and self._rises.any_fresh(now_s):
+            self._ended += filter(None, [self._reap(other) for other in tuple(self._by_pid.values())])
+            dying = any(c.meter is not None and c.meter.rss_bytes() == 0 for c in self._by_pid.values())
+            if dying and now_s - self._ended[0].at_s < _DYING_S:
+                return
+        dead, self._ended = sorted(self._ended, key=lambda one: one.grown_bytes, reverse=True), []
+        self._killed = [(at_s, grown) for at_s, grown in self._killed if now_s - at_s < CREDIT_S]
+        self._killed += [(now_s, one.grown_bytes) for one in dead if one.killed_by_us]
         for one in dead:
             one.child.drain()
-            failure = _cause(one.code, one.child.killed_by_us, self._kernel_kill(one) if one.killed else None)
+            failure = _cause(one.code, one.killed_by_us, self._kernel_kill(one) if one.killed else None)
             self._gone(one.child, Death(failure, one.cpu_s, one.max_rss_bytes))
 
     def _reap(self, child: ChildProcess) -> _Ended | None:
@@ -362,24 +379,28 @@ class Crew:
         if pid == 0:
             return None
         self._by_pid.pop(pid)
-        return _Ended(child, os.waitstatus_to_exitcode(status), cpu_s, used.ru_maxrss * 1024)
+        if child.pidfd is not None:
+            self._loop.unwatch(child.pidfd)
+        code, rss = os.waitstatus_to_exitcode(status), used.ru_maxrss * 1024
+        return _Ended(child, code, cpu_s, rss, self._loop.now_s, child.killed_by_us)
 
     def _kernel_kill(self, ended: _Ended) -> OomKill | None:
         """Return the counter that shows that the kernel killed this child for want of memory, None if none does.
 
-        In a group of its own every kill is its own. A shared counter tells of one kill, not of whom: the kernel takes
-        the largest, so a child that was smaller than one that lives was killed by somebody else.
+        In a group of its own every kill is its own. A shared counter tells of one kill, not of whom. The kernel takes
+        the largest, so a child that was far smaller than one that we have just killed, or than what is gone from below
+        one that lives, was not meant.
         """
         child = ended.child
         if child.group is not None:
             now = child.group.oom_kills()
             before = child.group_kills
             return OomKill(f"oom_kill of {child.group.path}", before, now, own=True) if now > before else None
-        now_s = self._loop.now_s
-        living = (c.meter.rss_bytes() for c in self.children.values() if c is not child and c.meter)
-        if not self._rises.any_fresh(now_s) or any(rss > ended.max_rss_bytes for rss in living):
+        others = [c.meter.lost_bytes() for c in self.children.values() if c is not child and c.meter]
+        others += [grown for _, grown in self._killed]
+        if ended.grown_bytes * 2 < max(others, default=0):
             return None
-        return self._rises.take(now_s)
+        return self._rises.take(self._loop.now_s)
 
     def _removed(self, group: Group, since_s: float) -> bool:
         """Remove a dead child's group; what the kill by parentage has left in it after a while is killed as one."""
@@ -392,9 +413,9 @@ class Crew:
 
     def _gone(self, child: ChildProcess, death: Death) -> None:
         if child.pid is not None and child.pidfd is not None:
-            self._loop.unwatch(child.pidfd)
+            if self._by_pid.pop(child.pid, None) is not None:
+                self._loop.unwatch(child.pidfd)
             os.close(child.pidfd)
-            self._by_pid.pop(child.pid, None)
         child.close_channel()
         del self.children[child.number]
         if child.meter is not None:
@@ -417,11 +438,18 @@ class _Ended:
     code: int
     cpu_s: float | None
     max_rss_bytes: int
+    at_s: float
+    killed_by_us: str | None
 
     @property
     def killed(self) -> bool:
         """True for a SIGKILL that we did not send."""
-        return self.code == -signal.SIGKILL and not self.child.killed_by_us
+        return self.code == -signal.SIGKILL and not self.killed_by_us
+
+    @property
+    def grown_bytes(self) -> int:
+        """What was resident beyond what it was born with."""
+        return self.max_rss_bytes - self.child.meter.birth_rss_bytes if self.child.meter else 0
 
 
 def _fork_options(child: ChildProcess) -> Mapping[str, Any]:

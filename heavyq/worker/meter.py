@@ -63,6 +63,7 @@ class ChildMeter:
         self.gone = False
         first = self._statm.read() or procfs.Statm(0, 0)
         self.birth_bytes = first.charge_bytes
+        self.birth_rss_bytes = first.resident_bytes
         self._birth_shared_bytes = first.shared_bytes
         self.held_bytes = 0  # after its last run: what is more by the end of the next is that one's
 
@@ -75,6 +76,10 @@ class ChildMeter:
         """Return the child's resident memory."""
         now = self._statm.read()
         return now.resident_bytes if now else 0
+
+    def lost_bytes(self) -> int:
+        """Return what its run once held and the child does not hold now: a process below it may be gone."""
+        return max(0, self.run.peak_bytes - self.own_bytes()) if self.run else 0
 
     def tree(self) -> tuple[int, int]:
         """Return the charge above birth and the resident memory of the child and of all below it.
@@ -130,7 +135,8 @@ class ChildMeter:
             one = procfs.rss_split(pid)
             if one is not None:
                 birth = self.birth_bytes if pid == self.pid else 0
-                found.append((procfs.comm(pid), max(0, one.anon_bytes + one.shmem_bytes - birth)))
+                name = "child" if pid == self.pid else procfs.comm(pid)
+                found.append((name, max(0, one.anon_bytes + one.shmem_bytes - birth)))
         return tuple(sorted(found, key=lambda one: -one[1])[:_NAMED_MAX])
 
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from heavyq.core.outcome import OomKill
 
-_CREDIT_S = 2.0  # a child's death follows its kill by milliseconds; the loop may be late
+CREDIT_S = 2.0  # a child's death follows its kill by milliseconds; the loop may be late
 _KEPT = 64
 
 
@@ -48,13 +48,13 @@ class OomRises:
     def any_fresh(self, now_s: float) -> bool:
         """Tell whether a death may be credited with a rise now."""
         self.look(now_s)
-        return any(now_s - at_s <= _CREDIT_S for at_s, _ in self._rises)
+        return any(now_s - at_s <= CREDIT_S for at_s, _ in self._rises)
 
     def take(self, now_s: float) -> OomKill | None:
         """Credit a death with the oldest fresh rise; None if there is none."""
         with self._lock:
             for rise in self._rises:
-                if now_s - rise[0] <= _CREDIT_S:
+                if now_s - rise[0] <= CREDIT_S:
                     self._rises.remove(rise)
                     return rise[1]
         return None

@@ -47,8 +47,8 @@ class ZygoteEvents:
     broken: Callable[[str, str], None]
     forked: Callable[[int, int], None]
     not_forked: Callable[[int, str], None]
+    checked: Callable[[str | None, str], None]
     line: Callable[[str], None]
-    checked: Callable[[str | None, str], None] = lambda _problem, _stack: None
 
 
 class Zygote:

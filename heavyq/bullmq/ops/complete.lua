@@ -8,8 +8,8 @@
 --
 -- Mirrors BullMQ 5 and 6, move to finished, completed, without fetching the next job.
 -- Differences: an expired lock counts while the job is still ours; a replay answers as the first call did; the
--- checkpoint and the strikes go; retention removes the oldest first, at most 1,000, and nothing that a parent waits for; a
--- freed place at the global concurrency sets the marker. A parent's books are not kept here.
+-- checkpoint and the strikes go; retention removes the oldest first, at most 1,000, and nothing that a parent
+-- waits for; a freed place at the global concurrency sets the marker. A parent's books are not kept here.
 
 local lease, now_ms, returnvalue, keep = lease_argument(1), number_argument(6), ARGV[7], keep_argument(8)
 check_field_pairs(11)
