@@ -402,6 +402,11 @@ class Crew:
             return None
         return self._rises.take(self._loop.now_s)
 
+    def remove_groups(self) -> None:
+        """Remove the groups of all children: the worker ends, and they are dead."""
+        for group in (*(group for _, group in self._old_groups), *(c.group for c in self.children.values() if c.group)):
+            group.remove()
+
     def _removed(self, group: Group, since_s: float) -> bool:
         """Remove a dead child's group; what the kill by parentage has left in it after a while is killed as one."""
         if group.remove():

@@ -61,6 +61,7 @@ class ChildMeter:
         self._statm = procfs.StatmFile(pid)
         self.run: RunMeter | None = None
         self.gone = False
+        self.closed = False
         first = self._statm.read() or procfs.Statm(0, 0)
         self.birth_bytes = first.charge_bytes
         self.birth_rss_bytes = first.resident_bytes
@@ -113,6 +114,7 @@ class ChildMeter:
         """Close the descriptors. By the watch only, once `gone` is set."""
         self._statm.close()
         os.close(self._pidfd)
+        self.closed = True
 
     # ---- the exact reading: slow, and it holds the target's memory lock
 

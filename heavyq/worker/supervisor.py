@@ -30,6 +30,7 @@ from heavyq.config import QueueSettings, RunSettings, wants_traceback
 from heavyq.core.memory import in_words
 from heavyq.errors import ConfigError, HeavyqError, ProtocolError, RedisError, RedisUnavailable
 from heavyq.linux.clock import monotonic_s
+from heavyq.linux.groups import Groups
 from heavyq.linux.process import become_subreaper, die_with_parent, kill_all_below
 from heavyq.store import embedded
 from heavyq.store.client import Client
@@ -100,6 +101,7 @@ class Supervisor:
         self._control: Control | None = None
         self._default_url: str | None = None
         self._base: Path | None = None
+        self._groups: Groups | None = None
         self._crew: Crew
         self._catalogue: Catalogue
 
@@ -119,6 +121,7 @@ class Supervisor:
             raise
         finally:
             kill_all_below(tick=self._pulse.beat)
+            self._leave_groups()
             self._remove_base()
             log_thread.close()
         if self._failure:
@@ -191,6 +194,7 @@ class Supervisor:
             died=lambda *what: self._control.child_died(*what) if self._control else None,
         )
         self._crew = Crew(self._loop, tools, base, events)
+        self._groups = self._room.groups
         # `__main__` has started the embedded server if it may be needed; processors must find the same one.
         self._default_url = self._settings.redis_url or (embedded.ensure() if embedded.available() else None)
         self._zygote_config = {
@@ -440,6 +444,12 @@ class Supervisor:
         kill_all_below(tick=self._pulse.beat)
         self._remove_base(within_s=0.3)  # nobody waits for us any more: be gone
         os._exit(1)
+
+    def _leave_groups(self) -> None:
+        """Remove the kernel groups of children; all that was in them is dead."""
+        if self._groups is not None:
+            self._crew.remove_groups()
+            self._groups.close()
 
     def _remove_base(self, within_s: float = _REMOVE_LIMIT_S) -> None:
         """Remove what is left of the workdirs, within a time: a job may have left a million files."""

@@ -71,6 +71,7 @@ class Watch(Part):
         self._meters: list[ChildMeter] = []
         self._wake = threading.Event()
         self._next_s = math.inf  # when the next look is; inf: a look is going on, or nobody has a job
+        self._soonest_s = math.inf  # what the runs that have begun since the last look asked for
         self._victim: tuple[float, ChildMeter] | None = None
         self._complained_s = -math.inf
 
@@ -90,8 +91,9 @@ class Watch(Part):
     def begin(self, meter: ChildMeter, run: RunMeter) -> None:
         """A run begins in this child."""
         meter.run = run
-        ahead = [run.limit_bytes] if run.limit_bytes is not None else []
-        if monotonic_s() + memory.next_look_s(ahead) < self._next_s:
+        wait_s = memory.next_look_s([run.limit_bytes] if run.limit_bytes is not None else [])
+        self._soonest_s = min(self._soonest_s, wait_s)
+        if monotonic_s() + wait_s < self._next_s:
             self._wake.set()
 
     def stop(self) -> None:
@@ -122,6 +124,7 @@ class Watch(Part):
     def _look(self) -> float | None:
         """Look at every job once; return when to look again, None if there is none."""
         now_s = monotonic_s()
+        begun_s, self._soonest_s = self._soonest_s, math.inf
         meters = self._present()
         headroom: list[int] = []
         for meter in meters:
@@ -133,7 +136,7 @@ class Watch(Part):
                 self._hold_to_limit(meter, run, run.limit_bytes, now_s)
                 headroom.append(run.limit_bytes - run.charge_bytes)
         if all(meter.run is None for meter in meters):
-            return None
+            return begun_s if begun_s < math.inf else None  # jobs too short to be seen must not wake us one by one
         self._rises.look(now_s)
         used = self._container.use_bytes()
         if used is not None:
@@ -162,7 +165,7 @@ class Watch(Part):
             meter.thaw()
             return
         run.take(now_s, sure, run.peak_rss_bytes)  # exact, and later than the sample: it may be more
-        self._stop(meter, run, over_its_limit(run.seen(meter.processes()), limit))
+        self._hand_over(meter, run, over_its_limit(run.seen(meter.processes()), limit))
 
     def _make_room(self, meters: list[ChildMeter], used: int, now_s: float) -> None:
         """The container is nearly full: stop the child whose loss is cheapest."""
@@ -184,9 +187,9 @@ class Watch(Part):
         seen = replace(
             run.seen(meter.processes()), container_bytes=used, container_limit_bytes=self._container.limit_bytes
         )
-        self._stop(meter, run, container_full(seen, run.limit_bytes))
+        self._hand_over(meter, run, container_full(seen, run.limit_bytes))
 
-    def _stop(self, meter: ChildMeter, run: RunMeter, failure: Failure) -> None:
+    def _hand_over(self, meter: ChildMeter, run: RunMeter, failure: Failure) -> None:
         """Hand the child over to control, frozen."""
         run.stopped = True
         self.inbox.post(self._events.excess, Excess(meter.number, run.run or None, failure))
