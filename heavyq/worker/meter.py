@@ -9,15 +9,17 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from heavyq.core.memory import MIB, Held, Reprieve, Timeline
 from heavyq.core.outcome import MemorySeen
 from heavyq.linux import procfs
-from heavyq.linux.process import descendants_of
+from heavyq.linux.process import descendants_of, parent_of
 
 _NAMED_MAX = 5
-_SHARED_ASKED_BYTES = 32 * MIB  # 17 us more: an interpreter and its libraries map less than this of files
+_LARGE_BYTES = 32 * MIB
+_SHARED_ASKED_BYTES = 32 * MIB  # 20 to 60 us more: an interpreter and its libraries map less than this of files
 
 
 @dataclass(slots=True)
@@ -93,11 +95,9 @@ class ChildMeter:
         charge = own.charge_bytes - self.birth_bytes
         charge += _shared_memory(self.pid, own.shared_bytes - self._birth_shared_bytes)
         rss = own.resident_bytes
-        for pid in descendants_of(self.pid):
-            one = procfs.statm(pid)
-            if one is not None:
-                charge += one.charge_bytes + _shared_memory(pid, one.shared_bytes)
-                rss += one.resident_bytes
+        for pid, one in _below(self.pid):
+            charge += one.charge_bytes + _shared_memory(pid, one.shared_bytes)
+            rss += one.resident_bytes
         return max(0, charge), rss
 
     def freeze(self) -> None:
@@ -120,7 +120,7 @@ class ChildMeter:
 
     def held(self) -> tuple[Held | None, list[Held]]:
         """Return what the child (None: gone) and each process below it hold. 14 ms per GB: never on the loop."""
-        below = [held for pid in descendants_of(self.pid) if (held := _held(pid)) is not None]
+        below = [held for pid, _ in _below(self.pid) if (held := _held(pid)) is not None]
         return _held(self.pid), below
 
     def zygote_lends_bytes(self) -> int:
@@ -133,13 +133,30 @@ class ChildMeter:
     def processes(self) -> tuple[tuple[str, int], ...]:
         """Name the processes of the tree that hold most, largest first."""
         found = []
-        for pid in (self.pid, *descendants_of(self.pid)):
+        for pid in (self.pid, *(pid for pid, _ in _below(self.pid))):
             one = procfs.rss_split(pid)
             if one is not None:
                 birth = self.birth_bytes if pid == self.pid else 0
                 name = "child" if pid == self.pid else procfs.comm(pid)
                 found.append((name, max(0, one.anon_bytes + one.shmem_bytes - birth)))
         return tuple(sorted(found, key=lambda one: -one[1])[:_NAMED_MAX])
+
+
+def _below(root: int) -> Iterator[tuple[int, procfs.Statm]]:
+    """Yield what stands below a process, with what each holds.
+
+    Left out is who has no memory of its own: a child of vfork (`subprocess` makes one) is its parent's address space
+    until its exec, and would double the job.
+    """
+    for pid in descendants_of(root):
+        one = procfs.statm(pid)
+        if one is not None and one.charge_bytes >= _LARGE_BYTES:
+            parent = parent_of(pid)
+            if parent is not None and procfs.shares_memory(pid, parent):
+                continue
+            one = procfs.statm(pid)  # once apart they stay apart: only what is read now is sure to be its own
+        if one is not None:
+            yield pid, one
 
 
 def _shared_memory(pid: int, shared_bytes: int) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from heavyq.core.memory import MIB
+from heavyq.linux import procfs
 from heavyq.linux.clock import monotonic_s
 from heavyq.linux.process import children_of
 from heavyq.worker.meter import ChildMeter, RunMeter
@@ -33,6 +34,12 @@ for _ in range(4):
         os._exit(0)
 print("ready", flush=True)
 sys.stdin.read()
+"""
+VFORK = """
+import os, sys
+mine = b"x" * (int(sys.argv[1]) << 20)
+print("ready", flush=True)
+os.posix_spawn("/bin/sleep", ["sleep", "600"], {}, file_actions=[(os.POSIX_SPAWN_OPEN, 9, sys.argv[2], os.O_RDONLY, 0)])
 """
 
 
@@ -92,13 +99,13 @@ def start(told: Told) -> Iterator[Callable[..., tuple[Watch, list[ChildMeter]]]]
     fds: list[int] = []
     meters: list[ChildMeter] = []
 
-    def begin(*holding: int, room: Room | None = None, limit_mib: int | None = None, code: str = HOLDS):
+    def begin(*holding: int, room: Room | None = None, limit_mib: int | None = None, code: str = HOLDS, more: str = ""):
         watch = told.watch(room or Room())
         watches.append(watch)
         watch.start()
         for number, mib in enumerate(holding, 1):
             one = subprocess.Popen(
-                [sys.executable, "-c", code, str(mib)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                [sys.executable, "-c", code, str(mib), more], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
             started.append(one)
             assert one.stdout is not None
@@ -140,7 +147,7 @@ def test_who_is_over_its_limit_is_frozen_and_told_with_its_size(told, start):
     assert (excess.child, excess.run, excess.failure.reason) == (1, 1, "memory_limit")
     assert excess.failure.evidence is not None
     assert 90 * MIB < excess.failure.evidence["peak_bytes"] < 120 * MIB
-    assert state(meter) == "T"
+    eventually(lambda: state(meter) == "T", 5, "it stands still")
 
 
 def test_who_is_under_its_limit_is_measured_and_left_alone(told, start):
@@ -165,6 +172,24 @@ def test_memory_that_forks_share_is_counted_once_and_the_job_goes_on(told, start
     assert told.excess == []
 
 
+def test_a_job_that_starts_a_program_does_not_seem_twice_its_size(told, start, tmp_path):
+    """Between vfork and exec the new process is the job's own memory: it waits there until the pipe has a writer."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    _, (meter,) = start(100, limit_mib=160, code=VFORK, more=str(pipe))
+    run = meter.run
+    assert run is not None
+    (between,) = eventually(lambda: children_of(meter.pid), 5, "the new process is there")
+    assert (procfs.charge_bytes(between) or 0) > 100 * MIB, "else there is nothing to be mistaken about"
+    looks = len(run.timeline.points())
+    eventually(lambda: len(run.timeline.points()) >= looks + 3, 10, "it is looked at meanwhile")
+    told.inbox.deliver()
+    assert told.excess == []
+    assert run.excuse is None
+    assert run.peak_bytes < 120 * MIB
+    os.close(os.open(pipe, os.O_WRONLY))
+
+
 def test_what_its_processes_hold_is_the_jobs(told, start):
     _, (_, meter) = start(1, 100, limit_mib=64)
     assert meter.run is not None
@@ -182,7 +207,9 @@ def test_when_the_container_is_nearly_full_one_job_at_a_time_is_stopped(told, st
     assert excess.child == 2
     assert excess.failure.evidence is not None
     assert excess.failure.evidence["limit_of"] == "container"
-    assert [state(meter) for meter in meters] == ["S", "T"]
+    eventually(
+        lambda: [state(meter) for meter in meters] == ["S", "T"], 5, "the larger stands still, the other goes on"
+    )
 
 
 def test_when_others_have_filled_the_container_no_job_is_blamed(told, start):

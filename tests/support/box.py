@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -51,6 +51,11 @@ class Image:
     entrypoint: list[str] = field(default_factory=list)
     command: list[str] = field(default_factory=list)
 
+    def on(self, folder: Path) -> Image:
+        """Return a new image on top of this one, which stays as it is."""
+        shutil.copytree(self.upper, folder, symlinks=True)  # layers of an overlay may not stand one in the other
+        return replace(self, upper=folder, environment=dict(self.environment))
+
     def at(self, path: str) -> Path:
         """Return where a path of the image stands on this machine, once the image has written it."""
         return self.upper / os.path.normpath(Path("/", self.workdir, path)).lstrip("/")
@@ -77,18 +82,17 @@ class Image:
 # ---- building ---------------------------------------------------------------------------------------------
 
 
-def build(stages: Sequence[Stage], context: Path, folder: Path) -> Image:
-    """Take every step of these stages, in order; return the last one's image. Raises Failed."""
-    images: dict[str, Image] = {}
+def build(
+    stages: Sequence[Stage], context: Path, folder: Path, *, known: Mapping[str, Image] | None = None
+) -> dict[str, Image]:
+    """Take every step of these stages, in order; return the image of each. known: built before. Raises Failed."""
+    images: dict[str, Image] = dict(known or {})
     for stage in stages:
-        image = images.get(stage.base)  # goes on where that one ended: nothing else is built on it
-        if image is None:
-            image = Image(folder / stage.name)
-            _open_the_way_to_python(image)
+        image = images[stage.base].on(folder / stage.name) if stage.base in images else _base(folder / stage.name)
         for instruction, words in stage.steps:
             _take(image, instruction, words, images, context)
         images[stage.name] = image
-    return image
+    return images
 
 
 def _take(image: Image, instruction: str, words: str, images: Mapping[str, Image], context: Path) -> None:
@@ -99,12 +103,17 @@ def _take(image: Image, instruction: str, words: str, images: Mapping[str, Image
         case "COPY":
             copy = Copy.read(words)
             for source in copy.sources:
-                _copy(images[copy.origin].at(source) if copy.origin else context / source, image, copy.target)
+                if copy.origin:
+                    _copy(images[copy.origin].at(source), image, copy.target)
+                else:
+                    _copy(context / source, image, copy.target, but=("__pycache__",))
         case "RUN":
             _run(image, words)
         case "ENV":
             pairs = dict(pair.split("=", 1) for pair in shlex.split(words))
-            image.environment |= {name: value.replace("$PATH", image.environment["PATH"]) for name, value in pairs.items()}
+            image.environment |= {
+                name: value.replace("$PATH", image.environment["PATH"]) for name, value in pairs.items()
+            }
         case "USER":
             image.user = words
         case "ENTRYPOINT":
@@ -113,20 +122,22 @@ def _take(image: Image, instruction: str, words: str, images: Mapping[str, Image
             image.command = json.loads(words)
 
 
-def _open_the_way_to_python(image: Image) -> None:
-    """Let any user reach this machine's Python, in the image only: it may stand in somebody's home."""
+def _base(upper: Path) -> Image:
+    """Return this machine as an image. Any user can reach its Python, which may stand in somebody's home."""
+    image = Image(upper)
     for folder in reversed([_PYTHON, *_PYTHON.parents]):
         copy = image.at(str(folder))
         copy.mkdir(parents=True, exist_ok=True)
         copy.chmod(0o755)
     if not (_PYTHON / "python").exists():
         image.at(str(_PYTHON / "python")).symlink_to(Path(sys.executable).resolve().name)
+    return image
 
 
-def _copy(source: Path, image: Image, target: str) -> None:
+def _copy(source: Path, image: Image, target: str, but: Sequence[str] = ()) -> None:
     to = image.at(target)
     if source.is_dir():
-        shutil.copytree(source, to, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(source, to, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*but))
     else:
         to = to / source.name if target.endswith("/") else to
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -209,7 +220,8 @@ class Container:
 
         def look() -> int:
             assert self._process is not None
-            assert self._process.poll() is None, f"the container has ended\n{self.log}"
+            if self._process.poll() is not None:
+                raise Failed(f"the container has ended\n{self.log}")
             below = procs.children(self._process.pid)
             assert below, "nothing is started yet"
             assert below[0].title.split()[0] not in _STEPS_TO_IT, below

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).resolve().parents[2] / "deploy"
 MIB = 1 << 20
 GRACE_S = 5.0  # for a stopped job to save its work: not an option yet
-WORKER_BYTES = 32 * MIB  # guard and supervisor: tests/integration/test_deploy_commands.py measures them
+WORKER_BYTES = 48 * MIB  # guard and supervisor: tests/integration/test_deploy_commands.py measures them
+CHILD_BYTES = 4 * MIB  # without a job
 FEW_IMPORTS, MANY_IMPORTS = 64 * MIB, 1024 * MIB  # zygotes: heavyq alone; a few large libraries
 
 
@@ -51,7 +52,7 @@ def stop_s(settings: RunSettings) -> float:
 def room_left(settings: RunSettings, limit_bytes: int, *, tmpfs_bytes: int = 0) -> int:
     """Return what a container has for imports if all its jobs are at their limit and its tmpfs is full."""
     assert settings.concurrency, "the number of children is left open"
-    jobs = settings.concurrency * option(settings, "memory_limit")
+    jobs: int = settings.concurrency * (CHILD_BYTES + option(settings, "memory_limit"))
     return mark_bytes(limit_bytes) - jobs - WORKER_BYTES - tmpfs_bytes
 
 

@@ -64,7 +64,7 @@ class Stage:
     def environment(self) -> dict[str, str]:
         """Return the variables of ENV, as they are written."""
         pairs = (pair.split("=", 1) for words in self.all("ENV") for pair in shlex.split(words))
-        return dict(pairs)  # type: ignore[arg-type]
+        return dict(pairs)
 
 
 def read(path: Path) -> list[Stage]:

@@ -90,6 +90,17 @@ def memory_group(limit_bytes: int) -> Iterator[MemoryGroup]:
         _remove(group)
 
 
+def on_disk(*folders: Path) -> Path:
+    """Return the first of these folders whose files are on a disk: those in a tmpfs are shared memory to the kernel."""
+    mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    kinds = {fields[2]: fields[fields.index("-") + 1] for fields in mounts}
+    for folder in folders:
+        device = folder.stat().st_dev
+        if kinds.get(f"{os.major(device)}:{os.minor(device)}") != "tmpfs" and os.access(folder, os.W_OK):
+            return folder
+    pytest.skip(f"none of {', '.join(map(str, folders))} can be written and is on a disk")
+
+
 def _make(limit_bytes: int) -> MemoryGroup:
     parent, v2 = _parent()
     path = parent / f"heavyq-test-{os.getpid()}-{next(_made)}"

@@ -13,6 +13,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from tests.support.eventually import eventually
+
 if TYPE_CHECKING:
     from heavyq.bullmq.job_hash import JobRecord
     from tests.support.worker import Worker
@@ -128,6 +130,23 @@ APP = """
         return "not stopped"
 
 
+    @q.processor("forks")
+    def through_forks(job):  # little in itself, and each fork writes over its own copy
+        mine = bytearray(b"x") * (job.data["step_mib"] * MIB)
+        pids = []
+        for _ in range(job.data["up_to_mib"] // job.data["step_mib"]):
+            if (pid := os.fork()) == 0:
+                fill(mine)
+                time.sleep(60)
+                os._exit(0)
+            pids.append(pid)
+            time.sleep(0.05)
+        for pid in pids:
+            os.kill(pid, 9)
+            os.waitpid(pid, 0)
+        return "not stopped"
+
+
     @q.processor("leak")
     def leak(job):  # what outlives the job
         began_s = time.monotonic()
@@ -138,6 +157,9 @@ APP = """
 
     @q.processor("one-call")
     def one_call(job):  # all pages in one system call: no signal but SIGKILL is taken in the middle of it
+        if "go" in job.data:
+            Path(job.data["mark"]).write_text(str(os.getpid()))
+            wait_for(job.data["go"])
         mine = anonymous(job.data["mib"] * MIB)
         mine.madvise(mmap.MADV_HUGEPAGE)
         mine.madvise(POPULATE_WRITE)
@@ -193,6 +215,22 @@ def oom_counter() -> int:
         if line.startswith("oom_kill "):
             return int(line.split()[1])
     return 0
+
+
+def expect_shared_given_back(mark: str) -> None:
+    """Wait until what the jobs `posix-shared` of this mark had in /dev/shm is gone; remove what may be left.
+
+    One block of each may: a job can die between making a block and telling multiprocessing's tracker of it.
+    """
+
+    def given_back() -> list[Path]:
+        left = list(Path("/dev/shm").glob(f"heavyq-test-{mark}-*"))
+        jobs = [path.name.rsplit("-", 1)[0] for path in left]
+        assert len(jobs) == len(set(jobs)), left
+        return [*left, Path("/dev/shm")]
+
+    for path in eventually(given_back, 5, "shared memory is given back")[:-1]:
+        path.unlink()
 
 
 class Sampler:

@@ -11,13 +11,14 @@ import ctypes
 import itertools
 import os
 import signal
+import subprocess
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -155,3 +156,13 @@ def kill_all(found: Iterable[Proc]) -> None:
         if proc.still_runs():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(proc.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def running(*argv: str, **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """Start a program; in the end it and all below it are killed: a test that fails then fails, and does not hang."""
+    with subprocess.Popen(argv, **options) as process:
+        try:
+            yield process
+        finally:
+            kill_all([*tree(process.pid), *filter(None, [look(process.pid)])])

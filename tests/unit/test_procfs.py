@@ -18,13 +18,14 @@ from heavyq.linux import procfs
 from heavyq.linux.procfs import StatmFile
 from tests.support import procs
 from tests.support.eventually import eventually
+from tests.support.group import on_disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MIB = 1 << 20
 BLOCK = 64 * MIB
-ON_DISK = "/var/tmp"  # a file in a tmpfs, which the usual temporary folder may be, is shared memory
+VAR_TMP = Path("/var/tmp")
 NEAR = 6 * MIB  # the kernel's counters are per core and lag by some pages; Python allocates in between
 
 
@@ -57,10 +58,8 @@ def own() -> Iterator[StatmFile]:
 
 @pytest.fixture
 def child() -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(["sleep", "600"], preexec_fn=procs.term_when_we_die())  # noqa: PLW1509
-    yield process
-    process.kill()
-    process.wait()
+    with procs.running("sleep", "600", preexec_fn=procs.term_when_we_die()) as process:
+        yield process
 
 
 def charge(file: StatmFile) -> int:
@@ -81,8 +80,8 @@ def test_anonymous_memory_is_charged_once_it_is_touched(own: StatmFile) -> None:
     assert near(charge(own), before)
 
 
-def test_a_mapped_file_is_resident_but_not_charged(own: StatmFile) -> None:
-    with TemporaryFile(dir=ON_DISK) as file:
+def test_a_mapped_file_is_resident_but_not_charged(own: StatmFile, tmp_path: Path) -> None:
+    with TemporaryFile(dir=on_disk(tmp_path, VAR_TMP)) as file:
         file.truncate(BLOCK)
         before = own.read()
         assert before is not None
@@ -126,11 +125,8 @@ def test_a_process_that_dies_reads_as_dead_before_it_is_reaped(child: subprocess
 
 
 def test_an_exec_does_not_read_as_death() -> None:
-    with subprocess.Popen(
-        ["sh", "-c", "echo; read go; exec sleep 600"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as shell:
-        assert shell.stdin
-        assert shell.stdout
+    shell_script = "echo; read go; exec sleep 600"
+    with procs.running("sh", "-c", shell_script, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as shell:
         shell.stdout.readline()
         file = StatmFile(shell.pid)
         shell.stdin.write(b"\n")
@@ -138,7 +134,6 @@ def test_an_exec_does_not_read_as_death() -> None:
         eventually(lambda: procfs.comm(shell.pid) == "sleep")
         assert file.read() is not None
         file.close()
-        shell.kill()
 
 
 def test_a_pid_that_another_process_has_taken_reads_as_dead(child: subprocess.Popen[bytes]) -> None:
@@ -151,12 +146,11 @@ def test_a_pid_that_another_process_has_taken_reads_as_dead(child: subprocess.Po
             last_pid.write_text(str(child.pid - 1))
         except OSError as error:
             pytest.skip(f"only root may choose the next pid: {error}")
-        with subprocess.Popen(["sleep", "600"]) as other:
+        with procs.running("sleep", "600") as other:
             taken = other.pid == child.pid
             seen, anew = file.read(), StatmFile(other.pid)
             living = anew.read()
             anew.close()
-            other.kill()
         if taken:
             break
     else:
@@ -176,13 +170,72 @@ def test_a_closed_file_reads_nothing_and_no_descriptor_is_left() -> None:
     assert len(procs.fds()) == len(before)
 
 
+def test_without_descriptors_no_process_is_called_dead() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            StatmFile(os.getpid())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# ---- one address space ------------------------------------------------------------------------------------
+
+# posix_spawn forks with the parent's memory, and its child waits here for a writer of the pipe before its exec.
+VFORK = """
+import mmap, os, sys
+block = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for at in range(0, len(block), mmap.PAGESIZE):
+    block[at] = 1
+os.posix_spawn("/bin/sleep", ["sleep", "600"], {}, file_actions=[(os.POSIX_SPAWN_OPEN, 9, sys.argv[1], os.O_RDONLY, 0)])
+"""
+
+
+@pytest.mark.parametrize("kcmp", [True, False], ids=["kcmp", "without kcmp"])
+def test_a_vfork_child_reads_as_large_as_its_parent_and_is_told_to_be_it(
+    kcmp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not kcmp:
+        monkeypatch.setattr(procfs, "_KCMP", 100_000)  # ENOSYS
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with procs.running(sys.executable, "-c", VFORK, str(pipe)) as parent:
+        below = eventually(lambda: procs.children(parent.pid))[0].pid
+        assert (procfs.charge_bytes(below) or 0) >= BLOCK, "else there is no need for all this"
+        assert procfs.shares_memory(below, parent.pid)
+        assert not procfs.shares_memory(below, os.getpid())
+        os.close(os.open(pipe, os.O_WRONLY))
+        eventually(lambda: procfs.comm(below) == "sleep")
+        assert not procfs.shares_memory(below, parent.pid)
+        assert (procfs.charge_bytes(below) or 0) < BLOCK
+
+
+@pytest.mark.parametrize("kcmp", [True, False], ids=["kcmp", "without kcmp"])
+def test_a_plain_child_and_the_dead_are_not_the_same_memory(
+    kcmp, child: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not kcmp:
+        monkeypatch.setattr(procfs, "_KCMP", None)
+    eventually(lambda: procfs.comm(child.pid) == "sleep")
+    assert not procfs.shares_memory(child.pid, os.getpid())
+    child.kill()
+    eventually(lambda: (seen := procs.look(child.pid)) is not None and seen.zombie)
+    assert not procfs.shares_memory(child.pid, os.getpid())
+    child.wait()
+    assert not procfs.shares_memory(child.pid, os.getpid())
+    assert not procfs.shares_memory(child.pid, child.pid)
+
+
 # ---- by kind ----------------------------------------------------------------------------------------------
 
 
-def test_each_kind_of_memory_is_told_apart() -> None:
+def test_each_kind_of_memory_is_told_apart(tmp_path: Path) -> None:
     before = procfs.rss_split(os.getpid())
     assert before is not None
-    with TemporaryFile(dir=ON_DISK) as file:
+    with TemporaryFile(dir=on_disk(tmp_path, VAR_TMP)) as file:
         file.truncate(BLOCK // 4)
         with (
             private(BLOCK) as anon,
@@ -254,11 +307,9 @@ def test_a_stopped_process_is_measured_all_the_same(child: subprocess.Popen[byte
 
 def test_a_name_that_is_no_text_is_still_a_name() -> None:
     script = r"open('/proc/self/comm', 'wb').write(b'a) \xff b'); print(flush=True); input()"
-    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
+    with procs.running(sys.executable, "-c", script, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         assert procfs.comm(process.pid) == "a) \ufffd b"
-        process.kill()
     assert procfs.comm(process.pid) == ""
 
 
