@@ -161,7 +161,6 @@ APP = """
             Path(job.data["mark"]).write_text(str(os.getpid()))
             wait_for(job.data["go"])
         mine = anonymous(job.data["mib"] * MIB)
-        mine.madvise(mmap.MADV_HUGEPAGE)
         mine.madvise(POPULATE_WRITE)
         return "not stopped"
 
