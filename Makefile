@@ -4,13 +4,14 @@
 SHELL := /bin/bash
 VENV ?= .venv
 BIN := $(VENV)/bin
+LIBRARIES := $(VENV)-libraries
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 LOCKED := pyproject.toml constraints.txt
 # The first of these that is new enough; `make PYTHON=/path/to/python3.13 ...` names one.
 PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint typecheck bench interop chaos docs check clean
+.PHONY: help setup demo test lint typecheck bench interop chaos libraries vm docs check clean
 
 help:       ## list what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -44,20 +45,32 @@ chaos: $(VENV)/.dev  ## processes and servers killed at bad moments; and what ta
 	@$(BIN)/python -m pytest tests/chaos
 	@$(BIN)/python -m pytest tests/integration -m long
 
+libraries: $(LIBRARIES)/.dev  ## children with real torch and gRPC, in a venv of their own (large)
+	@$(LIBRARIES)/bin/python -m pytest tests/libraries
+
+vm: $(VENV)/.dev  ## what needs cgroup v2, in a virtual machine of its own (needs qemu and Debian's archive)
+	@$(BIN)/python -m tests.vm
+
 docs: $(VENV)/.dev  ## make the pages that are made from the code
 	@$(BIN)/python -m heavyq.config.reference > docs/reference/options.md
 	@$(BIN)/python docs/states.py > docs/explain/states.md
 
-check: lint typecheck test interop chaos  ## what CI runs
+check: lint typecheck test interop chaos libraries  ## what CI runs
 
 clean:      ## remove what the targets above have made
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	rm -rf tests/interop/node_modules demo-out
+	rm -rf $(VENV) $(LIBRARIES) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf tests/interop/node_modules demo-out .vm
 
 $(VENV)/.dev: $(VENV)/bin/python $(LOCKED)
 	@echo 'installing heavyq with all extras into $(VENV)'
 	@$(PIP) --editable '.[demo,dev]'
 	@touch $@ $(VENV)/.demo
+
+$(LIBRARIES)/.dev: $(VENV)/bin/python $(LOCKED)
+	@echo 'installing heavyq, torch and gRPC into $(LIBRARIES)'
+	@$(BIN)/python -m venv $(LIBRARIES)
+	@$(PIP:$(BIN)/%=$(LIBRARIES)/bin/%) --editable '.[libraries]'
+	@touch $@
 
 $(VENV)/.demo: $(VENV)/bin/python $(LOCKED)
 	@echo 'installing heavyq and what its demo needs into $(VENV)'

@@ -88,9 +88,12 @@ def confirmed_bytes(
     the kernel divides it, without what the zygote lends: generous to the job by what its siblings bear of that.
     """
     own = child.anon_bytes - child.lazy_free_bytes - birth_bytes
-    tree = (child, *below)
-    divided = sum(one.pss_bytes - one.lazy_free_bytes for one in tree) - zygote_lends_bytes
-    return max(own, min(charge_bytes, divided))
+    return max(own, min(charge_bytes, divided_bytes(child, below, zygote_lends_bytes)))
+
+
+def divided_bytes(child: Held, below: Sequence[Held], zygote_lends_bytes: int) -> int:
+    """Return what a job holds as the kernel divides it; of the zygote's pages, those that it has written to."""
+    return max(0, sum(one.pss_bytes - one.lazy_free_bytes for one in (child, *below)) - zygote_lends_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -293,7 +293,8 @@ def _stopping(state: Stopping, event: RunEvent) -> tuple[RunState, tuple[Action,
         case Raised():
             return _settle(_after_failure(state.facts, event.failure, event.usage))
         case ChildLost() if state.failure is not None:
-            return _settle(_after_failure(state.facts, state.failure, event.usage))
+            first = event.failure if event.failure.reason == "oom_killed" else state.failure  # the kernel was quicker
+            return _settle(_after_failure(state.facts, first, event.usage))
         case ChildLost():
             return _settle(HandBack())
         case LeaseLost():

@@ -22,7 +22,7 @@ from setproctitle import setproctitle
 from heavyq.config import what_was_raised
 from heavyq.job import leftovers
 from heavyq.job.signals import restore_in_forks
-from heavyq.job.trials import Trial
+from heavyq.job.trials import OPENMP, Trial
 from heavyq.linux.process import become_subreaper, die_with_parent, end_subreaping, kill_pid
 
 LIMIT_S = 10.0
@@ -114,26 +114,29 @@ class Canary:
             return None, ""
         hung = timed_out or stack.startswith(_TIMED_OUT)
         trial = self._trials[notes["begun"]] if "begun" in notes else None
-        code = os.waitstatus_to_exitcode(status)
-        return in_words(trial, notes.get("raised"), code, self._limit_s if hung else None), stack.decode(
-            "utf-8", "replace"
-        )
+        code, hung_s = os.waitstatus_to_exitcode(status), self._limit_s if hung else None
+        libraries = [one.name for one in self._trials if not one.is_hook]
+        return in_words(trial, notes.get("raised"), code, hung_s, libraries), stack.decode("utf-8", "replace")
 
 
-def in_words(trial: Trial | None, raised: str | None, code: int, hung_s: float | None) -> str:
+def in_words(
+    trial: Trial | None, raised: str | None, code: int, hung_s: float | None, libraries: Sequence[str] = ()
+) -> str:
     """Say what became of a canary that did not come to its end.
 
     trial: what it was doing, None if it was not born yet. raised: by a hook. code: negative for a signal. hung_s: the
-    limit that it was over.
+    limit that it was over. libraries: all that were to be tried: torch hangs in a pool that scikit-learn made, too.
     """
     name = trial.name if trial else "its birth"
-    if hung_s is not None and (trial is None or trial.is_hook):
-        return f"a forked child hangs in {name} (over {hung_s:g} s); if it computes with threads: {_CURE}"
-    if hung_s is not None:
+    if hung_s is not None and trial is not None and not trial.is_hook:
+        others = [other for other in libraries if other != name and not other.startswith(OPENMP)]
+        maker = f" (by {' or '.join([name, *others])}: they may share it)" if others and trial.needs else ""
         return (
             f"a forked child hangs in {name} (two threads, over {hung_s:g} s): most likely a pool of OpenMP threads "
-            f"was made in the main thread at import, and a forked child has none of them: {_CURE}"
+            f"was made in the main thread at import{maker}, and a forked child has none of them: {_CURE}"
         )
+    if hung_s is not None:
+        return f"a forked child hangs in {name} (over {hung_s:g} s); if it computes with threads: {_CURE}"
     if raised is not None:
         return f"{name} raised {raised} in the child that was forked to try it"
     if code >= 0:

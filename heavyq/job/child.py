@@ -29,7 +29,7 @@ from heavyq.job.attempt import DETAIL_MAX, attempt, trace_of
 from heavyq.job.channel import Channel
 from heavyq.job.signals import restore_in_forks, shrug
 from heavyq.linux import procfs
-from heavyq.linux.process import become_subreaper, die_with_parent
+from heavyq.linux.process import become_subreaper, die_with_parent, set_oom_score_adj
 from heavyq.queue import registry
 
 if TYPE_CHECKING:
@@ -81,10 +81,7 @@ def main(birth: Birth, sock: socket.socket, log_fd: int) -> int:
 
 def _be_born(birth: Birth, log_fd: int) -> None:
     """Become a process of our own, in the order that leaves no gap: see docs/explain/processes.md."""
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+") as f:
-        if int(f.read()) < birth.oom_score_adj:
-            f.seek(0)
-            f.write(str(birth.oom_score_adj))
+    set_oom_score_adj(birth.oom_score_adj)
     os.setpgid(0, 0)
     become_subreaper()
     while (parent := os.getppid()) == birth.middle_pid:

@@ -18,6 +18,8 @@ from functools import partial
 
 from heavyq.queue import registry
 
+OPENMP = "OpenMP"
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:
@@ -32,7 +34,7 @@ class Trial:
 def trials() -> list[Trial]:
     """Return what is to be tried in a child of this process."""
     found = [trial for library, trial in _LIBRARIES.items() if library in sys.modules]
-    found += [Trial(f"OpenMP ({path})", partial(_two_threads, path)) for path in _gnu_openmp()]
+    found += [Trial(f"{OPENMP} ({path})", partial(_two_threads, path)) for path in _gnu_openmp()]
     hooks = [Trial(f"@canary {getattr(h, '__qualname__', h)}", h, is_hook=True) for h in registry.canary_hooks]
     return found + hooks
 

@@ -33,12 +33,13 @@ from heavyq.job.canary import Canary
 from heavyq.job.signals import shrug
 from heavyq.job.trials import trials
 from heavyq.linux.frames import Frame, FrameReader, pack
-from heavyq.linux.process import close_quietly, die_with_parent
+from heavyq.linux.process import close_quietly, die_with_parent, oom_score_adj, set_oom_score_adj
 
 if TYPE_CHECKING:
     from heavyq.job.child import Birth
 
 _FDS_PER_FORK = 2
+_ZYGOTE_OOM_SCORE_ADJ = 500
 
 
 def start() -> NoReturn:
@@ -102,6 +103,9 @@ class _Zygote:
         self._sock, self._requests, self._config = sock, requests, config
         self._supervisor_pid = supervisor_pid
         self._bare = bool(config.get("bare"))
+        self._oom_score_adj = oom_score_adj()
+        # Where no child is left to kill, the kernel takes a zygote, which is replaced, before the supervisor.
+        set_oom_score_adj(max(self._oom_score_adj, _ZYGOTE_OOM_SCORE_ADJ))
         setproctitle("heavyq zygote bare" if self._bare else "heavyq zygote")
 
     def live(self) -> int:
@@ -190,7 +194,7 @@ class _Zygote:
             middle_pid=middle_pid,
             workdir=Path(head["workdir"]),
             nice=head["nice"],
-            oom_score_adj=head["oom_score_adj"],
+            oom_score_adj=max(self._oom_score_adj, head["oom_score_adj"]),
             group=head.get("group"),
             modules=tuple(self._config["modules"]) if self._bare else (),
         )

@@ -166,6 +166,21 @@ def signals_held() -> Iterator[None]:
         _libc.pthread_sigmask(int(signal.SIG_SETMASK), before, None)
 
 
+def oom_score_adj() -> int:
+    """Return how much sooner (up to 1000) or later (to -1000) than its size says this process is killed for memory."""
+    try:
+        with open("/proc/self/oom_score_adj", "rb") as f:
+            return int(f.read())
+    except (OSError, ValueError):
+        return 0
+
+
+def set_oom_score_adj(value: int) -> None:
+    """Set it, as far as we may: without privileges never below what a privileged process has set last."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "wb", buffering=0) as f:
+        f.write(str(value).encode())
+
+
 def close_quietly(fd: int) -> None:
     """Close a descriptor that may be closed already."""
     with contextlib.suppress(OSError):

@@ -11,16 +11,16 @@ import contextlib
 import ctypes
 import errno
 import os
-import re
 from dataclasses import dataclass
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_PF_EXITING = 0x4
+_SIGKILL_BIT = 1 << 8
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _STATM_BYTES = 128
 _KCMP = {"x86_64": 312, "aarch64": 272, "riscv64": 272, "s390x": 343, "ppc64le": 354}.get(os.uname().machine)
 _KCMP_VM = 1
 _libc = ctypes.CDLL(None, use_errno=True)
-_KB_LINES = re.compile(rb"^(\w+):\s*(\d+) kB$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +130,8 @@ class Rollup:
 
 def rss_split(pid: int) -> RssSplit | None:
     """Return a process's resident memory by kind; None when it is dead. 20 to 60 us, whatever the size."""
-    kb = _kb_lines(f"/proc/{pid}/status")
-    if "RssAnon" not in kb:  # a zombie
-        return None
-    return RssSplit(kb["RssAnon"], kb.get("RssFile", 0), kb.get("RssShmem", 0))
+    anon, file, shmem = _kb_lines(f"/proc/{pid}/status", b"RssAnon", b"RssFile", b"RssShmem")
+    return None if anon is None else RssSplit(anon, file or 0, shmem or 0)  # None: a zombie too
 
 
 def rollup(pid: int) -> Rollup | None:
@@ -141,28 +139,34 @@ def rollup(pid: int) -> Rollup | None:
 
     0.8 ms at 100 MB, 14 to 23 ms at 1 GB of small pages.
     """
-    kb = _kb_lines(f"/proc/{pid}/smaps_rollup")
+    names = (b"Rss", b"Anonymous", b"Pss_Anon", b"Pss_Shmem", b"LazyFree")
+    rss, anon, pss_anon, pss_shmem, lazy_free = _kb_lines(f"/proc/{pid}/smaps_rollup", *names)
     split = rss_split(pid)
-    if "Rss" not in kb or split is None:
+    if rss is None or split is None:
         return None
     return Rollup(
-        rss_bytes=kb["Rss"],
-        anon_bytes=kb.get("Anonymous", 0),
-        pss_anon_bytes=kb.get("Pss_Anon", 0),
-        pss_shmem_bytes=kb.get("Pss_Shmem", 0),
+        rss_bytes=rss,
+        anon_bytes=anon or 0,
+        pss_anon_bytes=pss_anon or 0,
+        pss_shmem_bytes=pss_shmem or 0,
         shmem_bytes=split.shmem_bytes,
-        lazy_free_bytes=kb.get("LazyFree", 0),
+        lazy_free_bytes=lazy_free or 0,
     )
 
 
-def _kb_lines(path: str) -> dict[str, int]:
-    """Return the lines `Name:  123 kB` of a file, in bytes; empty when it cannot be read."""
+def _kb_lines(path: str, *names: bytes) -> list[int | None]:
+    """Return the lines `Name:  123 kB` of a file, in bytes; None for one that is not there."""
     try:
         with open(path, "rb", buffering=0) as f:
-            text = f.read()
+            text = b"\n" + f.read()
     except OSError:
-        return {}
-    return {name.decode(): int(kb) * 1024 for name, kb in _KB_LINES.findall(text)}
+        return [None] * len(names)
+    return [_kb_line(text, name) for name in names]
+
+
+def _kb_line(text: bytes, name: bytes) -> int | None:
+    _, found, rest = text.partition(b"\n" + name + b":")  # a tenth of what a regex over all lines takes
+    return int(rest.split(maxsplit=1)[0]) * 1024 if found else None
 
 
 def charge_bytes(pid: int) -> int | None:
@@ -194,6 +198,20 @@ def cpu_s(pid: int) -> float | None:
         return None
 
 
+def is_dying(pid: int) -> bool:
+    """Tell whether a process is dead, on its way out, or has a SIGKILL that it cannot but follow. 30 us."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as f:
+            after_name = f.read().rpartition(b")")[2].split()
+        if after_name[0] in b"ZX" or int(after_name[6]) & _PF_EXITING:
+            return True
+        with open(f"/proc/{pid}/status", "rb") as f:
+            pending = [int(line.split()[1], 16) for line in f if line.startswith((b"SigPnd:", b"ShdPnd:"))]
+        return any(mask & _SIGKILL_BIT for mask in pending)
+    except (OSError, IndexError, ValueError):
+        return True
+
+
 def comm(pid: int) -> str:
     """Return the name of a process as the kernel knows it (at most 15 bytes); empty when it is gone."""
     try:
@@ -205,7 +223,9 @@ def comm(pid: int) -> str:
 
 def mem_total_bytes(proc: str = "/proc") -> int:
     """Return the memory of this machine."""
-    return _kb_lines(f"{proc}/meminfo")["MemTotal"]
+    total = _kb_lines(f"{proc}/meminfo", b"MemTotal")[0]
+    assert total, "a /proc without MemTotal"
+    return total
 
 
 # ---- of the calling process -------------------------------------------------------------------------------
@@ -222,9 +242,9 @@ def reset_peak() -> None:
 
 def peak_rss_bytes() -> int:
     """Peak resident memory of this process since `reset_peak`, in bytes; 0 if the kernel does not tell."""
-    return _kb_lines("/proc/self/status").get("VmHWM", 0)
+    return _kb_lines("/proc/self/status", b"VmHWM")[0] or 0
 
 
 def data_bytes() -> int:
     """Return this process's VmData: the private writable memory that RLIMIT_DATA counts, touched or not."""
-    return _kb_lines("/proc/self/status").get("VmData", 0)
+    return _kb_lines("/proc/self/status", b"VmData")[0] or 0

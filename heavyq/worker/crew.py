@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +30,7 @@ from heavyq.linux.process import children_of
 from heavyq.worker.loop import Loop
 from heavyq.worker.meter import ChildMeter
 from heavyq.worker.nursery import Nursery, NurseryEvents
-from heavyq.worker.oom import CREDIT_S, OomRises
+from heavyq.worker.oom import OomRises
 from heavyq.worker.process import ChildProcess
 from heavyq.worker.sweeper import Remover, Sweeper
 from heavyq.worker.watch import Watch
@@ -39,7 +40,7 @@ FAILURES_IN_A_ROW_MAX = 5
 _PAUSE_FIRST_S = 0.1
 _LONG_LIFE_S = 60.0  # a zygote that lived so long had imported well: its end begins a new count
 _GROUP_GRACE_S = 2.0  # multiprocessing's trackers have a second to empty /dev/shm
-_DYING_S = 1.0  # a process that dies gives back gigabytes within this
+_DYING_S = 2.0  # a process that dies gives back gigabytes within this
 _CLOSED_TICKS = 3  # a process that dies closes its files a while before its pidfd tells of it
 
 
@@ -103,7 +104,6 @@ class Crew:
         self._log = structlog.get_logger().bind(thread="control")
         self._nurseries: dict[str, Nursery] = {}
         self._ended: list[_Ended] = []  # reaped, and not told of yet
-        self._killed: list[tuple[float, int]] = []  # by us, a moment ago: when, and how much they had grown
         self._old_groups: list[tuple[float, Group]] = []  # of the dead, since when
 
     def start_zygote(self, config: Mapping[str, Any], events: ZygoteEvents, *, threads: int) -> None:
@@ -111,7 +111,12 @@ class Crew:
         self._start_nursery("fork", config, events, threads)
 
     def start_bare_zygote(self, config: Mapping[str, Any], events: ZygoteEvents, *, threads: int) -> None:
-        """Start a zygote that imports nothing: its children import for themselves (start_method "spawn")."""
+        """Start a zygote that imports nothing: its children import for themselves (start_method "spawn").
+
+        Not twice, should the other zygote have to tell its catalogue again.
+        """
+        if "spawn" in self._nurseries:
+            return
         self._start_nursery("spawn", {**config, "bare": True}, replace(events, catalogue=lambda _: None), threads)
 
     def _start_nursery(self, method: str, config: Mapping[str, Any], events: ZygoteEvents, threads: int) -> None:
@@ -282,7 +287,11 @@ class Crew:
         """Kill a child and all below it; `died` follows."""
         child.killed_by_us = child.killed_by_us or why
         if child.pid and child.pidfd is not None:
-            self._sweeper.kill_tree(child.pid, child.pidfd)
+            self._sweeper.kill_tree(child.pid, child.pidfd, partial(self._about_to_kill, child, child.pid))
+
+    def _about_to_kill(self, child: ChildProcess, pid: int) -> None:
+        """Note, on the sweeper's thread, whether somebody else was quicker: the kernel, or whoever sends a SIGKILL."""
+        child.kill_came_first = child.kill_came_first or not procfs.is_dying(pid)
 
     def tick(self) -> None:
         """Let time pass for every child; judge what fell to us while no SIGCHLD came."""
@@ -352,17 +361,15 @@ class Crew:
         """Tell control of the dead, and why they died.
 
         One kill by the kernel and one by somebody else may meet here. The kernel takes the largest; so whoever is dying
-        at this moment is waited for: it has given its memory back and cannot be compared before it is reaped.
+        at this moment is waited for: it gives its memory back, and cannot be compared before it is reaped.
         """
-        now_s = self._loop.now_s
+        now_s = monotonic_s()  # the watch thread's clock, by which the rises are noted
         if any(one.killed for one in self._ended) and self._rises.any_fresh(now_s):
             self._ended += filter(None, [self._reap(other) for other in tuple(self._by_pid.values())])
-            dying = any(c.meter is not None and c.meter.rss_bytes() == 0 for c in self._by_pid.values())
+            dying = any(procfs.is_dying(pid) for pid in self._by_pid)
             if dying and now_s - self._ended[0].at_s < _DYING_S:
                 return
         dead, self._ended = sorted(self._ended, key=lambda one: one.grown_bytes, reverse=True), []
-        self._killed = [(at_s, grown) for at_s, grown in self._killed if now_s - at_s < CREDIT_S]
-        self._killed += [(now_s, one.grown_bytes) for one in dead if one.killed_by_us]
         for one in dead:
             one.child.drain()
             failure = _cause(one.code, one.killed_by_us, self._kernel_kill(one) if one.killed else None)
@@ -382,14 +389,15 @@ class Crew:
         if child.pidfd is not None:
             self._loop.unwatch(child.pidfd)
         code, rss = os.waitstatus_to_exitcode(status), used.ru_maxrss * 1024
-        return _Ended(child, code, cpu_s, rss, self._loop.now_s, child.killed_by_us)
+        ours = child.killed_by_us if child.kill_came_first else None
+        return _Ended(child, code, cpu_s, rss, monotonic_s(), ours)
 
     def _kernel_kill(self, ended: _Ended) -> OomKill | None:
         """Return the counter that shows that the kernel killed this child for want of memory, None if none does.
 
         In a group of its own every kill is its own. A shared counter tells of one kill, not of whom. The kernel takes
-        the largest, so a child that was far smaller than one that we have just killed, or than what is gone from below
-        one that lives, was not meant.
+        the largest, so a child that was far smaller than what is gone from below one that lives was not meant. It
+        counts no kill of what has a SIGKILL already: those that we killed have no part in it.
         """
         child = ended.child
         if child.group is not None:
@@ -397,10 +405,9 @@ class Crew:
             before = child.group_kills
             return OomKill(f"oom_kill of {child.group.path}", before, now, own=True) if now > before else None
         others = [c.meter.lost_bytes() for c in self.children.values() if c is not child and c.meter]
-        others += [grown for _, grown in self._killed]
         if ended.grown_bytes * 2 < max(others, default=0):
             return None
-        return self._rises.take(self._loop.now_s)
+        return self._rises.take(monotonic_s(), child.meter.alive_s if child.meter else 0.0)
 
     def remove_groups(self) -> None:
         """Remove the groups of all children: the worker ends, and they are dead."""
@@ -448,7 +455,7 @@ class _Ended:
 
     @property
     def killed(self) -> bool:
-        """True for a SIGKILL that we did not send."""
+        """True for a SIGKILL that we did not send, or not first."""
         return self.code == -signal.SIGKILL and not self.killed_by_us
 
     @property

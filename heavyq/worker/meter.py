@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from heavyq.core.memory import MIB, Held, Reprieve, Timeline
 from heavyq.core.outcome import MemorySeen
 from heavyq.linux import procfs
+from heavyq.linux.clock import monotonic_s
 from heavyq.linux.process import descendants_of, parent_of
 
 _NAMED_MAX = 5
@@ -68,6 +69,7 @@ class ChildMeter:
         self.birth_bytes = first.charge_bytes
         self.birth_rss_bytes = first.resident_bytes
         self._birth_shared_bytes = first.shared_bytes
+        self.alive_s = monotonic_s()  # when it was last seen to hold memory
         self.held_bytes = 0  # after its last run: what is more by the end of the next is that one's
 
     def own_bytes(self) -> int:
@@ -92,6 +94,7 @@ class ChildMeter:
         own = self._statm.read()
         if own is None:
             return 0, 0
+        self.alive_s = monotonic_s()
         charge = own.charge_bytes - self.birth_bytes
         charge += _shared_memory(self.pid, own.shared_bytes - self._birth_shared_bytes)
         rss = own.resident_bytes

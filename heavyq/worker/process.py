@@ -42,6 +42,7 @@ class ChildProcess:
         self.pid: int | None = None
         self.pidfd: int | None = None
         self.killed_by_us: str | None = None
+        self.kill_came_first = False  # `killed_by_us` says what was decided; this, set by the sweeper, that we did it
         self.meter: ChildMeter | None = None  # once it is ready
         self.group: Group | None = None  # the kernel's, where it may have one of its own
         self.group_limit: int | None = None

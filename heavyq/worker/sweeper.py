@@ -31,8 +31,10 @@ class Sweeper(Part):
         super().__init__("sweeper", inbox, died)
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
 
-    def kill_tree(self, pid: int, pidfd: int) -> None:
+    def kill_tree(self, pid: int, pidfd: int, before: Callable[[], None]) -> None:
         """Kill a child of ours and all below it. Takes over a duplicate of the pidfd.
+
+        before: called on the sweeper's thread, just before the child itself is killed.
 
         Frozen first, so that nothing below it is started or reaped meanwhile. multiprocessing's trackers are
         spared here: they fall to us as strays, and have a second to empty /dev/shm.
@@ -40,9 +42,10 @@ class Sweeper(Part):
         try:
             own = os.dup(pidfd)
         except OSError:  # no descriptor is left: at least the child itself
+            before()
             _signal(pidfd, signal.SIGKILL)
             return
-        self._jobs.put(lambda: _kill_tree(pid, own))
+        self._jobs.put(lambda: _kill_tree(pid, own, before))
 
     def kill_stray(self, pid: int) -> bool:
         """Kill a process that fell to us; False if it must be tried again.
@@ -82,7 +85,7 @@ class Sweeper(Part):
             _send(pidfd, signal.SIGKILL)
 
 
-def _kill_tree(pid: int, pidfd: int) -> None:
+def _kill_tree(pid: int, pidfd: int, before: Callable[[], None]) -> None:
     _signal(pidfd, signal.SIGSTOP)
     try:
         below = descendants_of(pid)
@@ -93,6 +96,7 @@ def _kill_tree(pid: int, pidfd: int) -> None:
             with contextlib.suppress(OSError):
                 _kill_if_below(one, tree)
     finally:
+        before()
         _send(pidfd, signal.SIGKILL)  # whatever happened above: never leave it frozen
 
 

@@ -2,7 +2,7 @@
 
 Owns when the next look is and what is asked of a child that seems over its limit: it is frozen, read exactly, and let
 go if the quick meter was wrong. Kills nothing and ends no run: control does, told by one call. What is decided is
-`core.memory`'s. Looks at nothing while no child has a job.
+`core.memory`'s. Looks once a second while no child has a job, and not at all while there is no child.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from heavyq.worker.part import Inbox, Part
 
 _VICTIM_GAP_S = 1.0  # what was killed gives its memory back within this; else the next one goes
 _COMPLAINT_GAP_S = 60.0
+_IDLE_LOOK_S = 1.0  # a thread that a job left behind may take memory in an idle child
 
 
 class Container(Protocol):
@@ -73,7 +74,7 @@ class Watch(Part):
         self._next_s = math.inf  # when the next look is; inf: a look is going on, or nobody has a job
         self._soonest_s = math.inf  # what the runs that have begun since the last look asked for
         self._victim: tuple[float, ChildMeter] | None = None
-        self._complained_s = -math.inf
+        self._complained_s = self._read_exactly_s = -math.inf
 
     # ---- called by control
 
@@ -135,14 +136,16 @@ class Watch(Part):
             if run.limit_bytes is not None:
                 self._hold_to_limit(meter, run, run.limit_bytes, now_s)
                 headroom.append(run.limit_bytes - run.charge_bytes)
-        if all(meter.run is None for meter in meters):
-            return begun_s if begun_s < math.inf else None  # jobs too short to be seen must not wake us one by one
+        if not meters:
+            return None
         self._rises.look(now_s)
         used = self._container.use_bytes()
         if used is not None:
             headroom.append(self._mark_bytes - used)
             if used >= self._mark_bytes:
                 self._make_room(meters, used, now_s)
+        if all(meter.run is None for meter in meters):
+            return min(begun_s, _IDLE_LOOK_S)  # jobs too short to be seen must not wake us one by one
         return memory.next_look_s(headroom)
 
     def _hold_to_limit(self, meter: ChildMeter, run: RunMeter, limit: int, now_s: float) -> None:
@@ -171,7 +174,13 @@ class Watch(Part):
         """The container is nearly full: stop the child whose loss is cheapest."""
         if self._victim is not None and not self._victim[1].gone and now_s - self._victim[0] < _VICTIM_GAP_S:
             return
+        if self._rises.just_now(now_s):  # the kernel was quicker: its victim still stands in the books
+            return
         victim = memory.cheapest_loss([_holder(meter, now_s) for meter in meters])
+        if victim is None and now_s - self._read_exactly_s >= _VICTIM_GAP_S:
+            # Nobody has taken anything, as it seems: who has written over the zygote's pages is seen only exactly.
+            self._read_exactly_s = now_s
+            victim = memory.cheapest_loss([_exact_holder(meter, now_s) for meter in meters])
         if victim is None:
             if now_s - self._complained_s >= _COMPLAINT_GAP_S:
                 self._complained_s = now_s
@@ -193,6 +202,16 @@ class Watch(Part):
         """Hand the child over to control, frozen."""
         run.stopped = True
         self.inbox.post(self._events.excess, Excess(meter.number, run.run or None, failure))
+
+
+def _exact_holder(meter: ChildMeter, now_s: float) -> memory.Holder:
+    child, below = meter.held()
+    if child is None:
+        return replace(_holder(meter, now_s), charge_bytes=0)
+    divided = memory.divided_bytes(child, below, meter.zygote_lends_bytes())
+    if meter.run is not None:
+        meter.run.take(now_s, divided, meter.run.peak_rss_bytes)  # what it is stopped for
+    return replace(_holder(meter, now_s), charge_bytes=divided)
 
 
 def _holder(meter: ChildMeter, now_s: float) -> memory.Holder:

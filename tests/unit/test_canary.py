@@ -49,6 +49,13 @@ def test_each_ending_is_told_with_what_to_do(
     assert in_words(trial, raised, code, hung_s) == said
 
 
+def test_another_library_that_may_have_made_the_pool_is_named_too() -> None:
+    libraries = ["torch", "scikit-learn", "OpenMP (/lib/libgomp.so.1)"]
+    said = in_words(Trial("torch", lambda: None, needs="torch"), None, 1, 10.0, libraries)
+    assert "hangs in torch" in said
+    assert "made in the main thread at import (by torch or scikit-learn: they may share it), and" in said
+
+
 def test_only_loaded_libraries_are_tried_and_the_users_hooks_come_last(monkeypatch: pytest.MonkeyPatch) -> None:
     def look() -> None: ...
 

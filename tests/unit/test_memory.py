@@ -87,6 +87,14 @@ def test_shared_memory_is_the_jobs_and_a_preloaded_one_is_not():
     assert confirmed(700 * MIB, zygotes, birth=50 * MIB, lends=25 * MIB + 350 * MIB) == 0
 
 
+def test_who_writes_over_the_zygotes_pages_is_known_when_read_exactly():
+    """The quick meter sees nothing: the pages were resident before. Two siblings, one of which has written over all."""
+    writer, reader = Held(ZYGOTE, ZYGOTE, 0), Held(ZYGOTE, ZYGOTE // 2, 0)
+    lends = ZYGOTE - ZYGOTE // 2
+    assert memory.divided_bytes(writer, [], lends) == ZYGOTE // 2
+    assert memory.divided_bytes(reader, [], lends) == 0
+
+
 def test_memory_that_was_given_back_lazily_does_not_count():
     child = Held(800 * MIB, 800 * MIB, 700 * MIB)
     assert confirmed(800 * MIB, child, birth=0) == 100 * MIB

@@ -49,6 +49,12 @@ def test_job_over_its_memory_limit_fails_for_good_whatever_its_attempts(attempts
     assert settle.settlement == life.Fail(FULL, USAGE)
 
 
+def test_kernel_that_was_quicker_than_our_stop_is_told():
+    stopping, _ = life.decide(begin_running(), life.MemoryExceeded(FULL))
+    _, (settle,) = life.decide(stopping, life.ChildLost(KERNEL, USAGE))
+    assert settle.settlement == life.Fail(KERNEL, USAGE)
+
+
 def test_result_that_arrived_whole_wins_over_a_stop_for_memory():
     stopping, _ = life.decide(begin_running(), life.MemoryExceeded(FULL))
     _, (settle,) = life.decide(stopping, life.Reported(b"1", USAGE))

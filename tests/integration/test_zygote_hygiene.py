@@ -1,0 +1,461 @@
+"""What the zygote may carry into its children, and what it may not: proved with a real zygote and real libraries."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from heavyq.job import wire
+from tests.support import procs
+from tests.support.eventually import eventually
+from tests.support.group import memory_group
+from tests.support.nest import Nest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.support.jobs import Jobs
+    from tests.support.worker import Worker
+
+pytestmark = pytest.mark.timeout(90)
+
+QUEUE = """
+    import os
+    import time
+
+    from heavyq import Queue, canary, child_start, preload
+
+    q = Queue("q")
+
+
+    @q.processor("pid")
+    def pid(job):
+        return os.getpid()
+
+
+"""
+
+# The pool is of two threads whatever this machine's cores are: `threads` of the nest sets OMP_NUM_THREADS.
+KMEANS = """
+    import numpy as np
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
+
+    def fit():
+        points = np.random.default_rng(0).random((4096, 4))
+        with threadpool_limits(2, user_api="openmp"):
+            return round(KMeans(3, n_init=1, random_state=0).fit(points).inertia_, 6)
+
+
+    @q.processor("fit")
+    def fit_it(job):
+        return fit()
+
+
+"""
+
+BOOSTING = """
+    import numpy as np
+    from sklearn.ensemble import HistGradientBoostingRegressor
+    from threadpoolctl import threadpool_limits
+
+
+    def fit():
+        rows = np.random.default_rng(0).random((4096, 4))
+        with threadpool_limits(2, user_api="openmp"):
+            model = HistGradientBoostingRegressor(max_iter=3).fit(rows, rows.sum(axis=1))
+        return round(float(model.predict(rows[:1])[0]), 6)
+
+
+    @q.processor("fit")
+    def fit_it(job):
+        return fit()
+
+
+"""
+
+IN_PRELOAD = """
+    warmed = []
+
+
+    @preload
+    def warm_up():
+        warmed.append(fit())
+
+
+    @q.processor("warmed")
+    def tell(job):
+        return warmed
+
+
+"""
+
+AT_IMPORT = """
+    fit()
+"""
+
+
+@pytest.fixture
+def nest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Nest]]:
+    made: list[Nest] = []
+
+    def make(text: str, **options: object) -> Nest:
+        made.append(Nest(tmp_path, QUEUE + text, monkeypatch, **options))  # type: ignore[arg-type]
+        return made[-1].__enter__()
+
+    yield make
+    for one in made:
+        one.__exit__()
+
+
+# ---- OpenMP
+
+
+@pytest.mark.parametrize("library", [KMEANS, BOOSTING], ids=["kmeans", "boosting"])
+def test_two_threads_of_scikit_learn_in_a_preload_hook_hang_no_child(nest: Callable[..., Nest], library: str) -> None:
+    home = nest(library + IN_PRELOAD)
+    assert home.check() == (None, "")
+    for _ in range(2):
+        child = home.child().ready()
+        assert child.returned("fit") == child.returned("warmed")[0]
+
+
+@pytest.mark.parametrize("library", [KMEANS, BOOSTING], ids=["kmeans", "boosting"])
+def test_two_threads_of_scikit_learn_in_module_level_code_are_caught_and_named(
+    nest: Callable[..., Nest], library: str
+) -> None:
+    home = nest(library + AT_IMPORT)
+    problem, stack = home.check()
+    assert problem is not None
+    assert problem.startswith("a forked child hangs in scikit-learn (two threads, over 10 s)")
+    assert "@preload" in problem
+    assert 'start_method="spawn"' in problem
+    assert "_kmeans.py" in stack
+    assert procs.children(home.zygote.pid) == []
+
+
+def test_what_the_canary_catches_does_hang_a_child(nest: Callable[..., Nest]) -> None:
+    """The other side: without the canary the first job of every child would stand still."""
+    child = nest(KMEANS + AT_IMPORT).child().ready()
+    with pytest.raises(AssertionError, match="after 3 s"):
+        child.do("fit", timeout_s=3.0)
+
+
+def test_a_spawned_child_computes_what_hangs_a_forked_one(nest: Callable[..., Nest]) -> None:
+    child = nest(KMEANS + AT_IMPORT, bare=True).child().ready()
+    assert child.returned("fit") > 0
+
+
+def test_an_openmp_that_no_known_library_brought_is_named_by_its_file(nest: Callable[..., Nest]) -> None:
+    import sklearn
+
+    file = next((Path(sklearn.__file__).parents[1] / "scikit_learn.libs").glob("libgomp*"))
+    home = nest(f"""
+    import ctypes
+
+    harmless = ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p)
+    ctypes.CDLL({str(file)!r}).GOMP_parallel(harmless, None, 2, 0)
+    """)
+    problem, _ = home.check()
+    assert problem is not None
+    assert problem.startswith(f"a forked child hangs in OpenMP ({file})")
+
+
+def test_the_canary_imports_nothing_into_the_zygote(nest: Callable[..., Nest]) -> None:
+    """Of a library that is half loaded, the throw-away child imports the rest."""
+    home = nest("""
+    import sys
+
+    import sklearn
+
+
+    @q.processor("loaded")
+    def loaded(job):
+        return "sklearn.cluster" in sys.modules
+
+
+    """)
+    assert home.check() == (None, "")
+    assert home.child().ready().returned("loaded") is False
+
+
+# ---- the user's own canary
+
+
+def test_a_canary_hook_runs_once_in_a_child_that_is_thrown_away(nest: Callable[..., Nest], tmp_path: Path) -> None:
+    home = nest("""
+    import atexit
+    import subprocess
+
+    atexit.register(lambda: open("atexit.txt", "a").write(f"{os.getpid()}\\n"))
+
+
+    @canary
+    def look():
+        left = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+        print("printed by the canary", flush=True)
+        os.write(2, b"printed by the canary\\n")
+        open("ran.txt", "a").write(f"{os.getpid()} {left.pid}\\n")
+
+
+    """)
+    assert home.check() == (None, "")
+    (ran,) = (tmp_path / "ran.txt").read_text().splitlines()
+    assert not any(procs.alive(int(pid)) for pid in ran.split())
+    assert procs.children(home.zygote.pid) == []
+    assert not (tmp_path / "atexit.txt").exists()
+    assert home.lines == []
+    assert home.child().ready().returned("pid") != int(ran.split()[0])
+
+
+def test_a_canary_hook_that_hangs_is_named_with_its_stack_and_leaves_nothing(
+    nest: Callable[..., Nest], tmp_path: Path
+) -> None:
+    home = nest("""
+    import subprocess
+    import threading
+
+
+    def waits_for_nobody():
+        threading.Event().wait()
+
+
+    @canary
+    def encode_one():
+        left = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+        open("left.txt", "w").write(str(left.pid))
+        waits_for_nobody()
+
+
+    """)
+    problem, stack = home.check()
+    assert problem is not None
+    assert problem.startswith("a forked child hangs in @canary encode_one (over 10 s)")
+    assert "in waits_for_nobody" in stack
+    assert not procs.alive(int((tmp_path / "left.txt").read_text()))
+    assert procs.children(home.zygote.pid) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "said", "in_stack"),
+    [
+        (
+            "raise ValueError('no such model')",
+            r"@canary look raised ValueError: no such model \(.*app.py:\d+\)",
+            "look",
+        ),
+        ("raise SystemExit(5)", r"@canary look raised SystemExit: 5", "look"),
+        ("os._exit(7)", r"the child that was forked to try @canary look ended in it with exit code 7", ""),
+        ("os.kill(os.getpid(), 9)", r"the child .* try @canary look was killed in it by signal 9 \(SIGKILL\)", ""),
+        ("import ctypes; ctypes.string_at(0)", r".* @canary look was killed in it by signal 11 \(SIGSEGV\)", "in look"),
+    ],
+    ids=["raises", "sys.exit", "os._exit", "SIGKILL", "SIGSEGV"],
+)
+def test_a_canary_hook_that_fails_is_named(nest: Callable[..., Nest], body: str, said: str, in_stack: str) -> None:
+    home = nest(f"""
+    @canary
+    def look():
+        {body}
+
+
+    """)
+    problem, stack = home.check()
+    assert problem is not None
+    assert re.match(said, problem), problem
+    assert in_stack in stack
+    assert procs.children(home.zygote.pid) == []
+    assert home.check()[0] == problem  # it may be asked again
+    assert home.child().ready().returned("pid")  # whoever forks all the same gets a child
+
+
+def test_a_zygote_with_nothing_to_try_is_sound_and_sends_no_canary(nest: Callable[..., Nest]) -> None:
+    assert nest("").check(timeout_s=2.0) == (None, "")
+    assert nest("", bare=True).check(timeout_s=2.0) == (None, "")
+
+
+# ---- threads and memory
+
+
+def test_threads_that_imports_left_are_named_in_the_log(nest: Callable[..., Nest]) -> None:
+    home = nest("""
+    import threading
+
+    threading.Thread(target=threading.Event().wait, name="refreshes the cache", daemon=True).start()
+
+
+    @preload
+    def warm_up():
+        threading.Thread(target=threading.Event().wait, name="from the preload", daemon=True).start()
+
+
+    """)
+    (line,) = home.until(lambda: [line for line in home.lines if "threads" in line])
+    assert "'refreshes the cache', 'from the preload'" in line
+    assert "@child_start" in line
+    assert "'preload'" not in line  # heavyq's own, which has ended
+
+
+def test_what_imports_freed_goes_back_to_the_kernel_before_the_first_fork(nest: Callable[..., Nest]) -> None:
+    """200 MiB of small pieces, freed but for one in a hundred: malloc would hold nearly all of it."""
+    home = nest("""
+    pieces = [bytes(4000) for _ in range(50_000)]
+    kept = pieces[::100]
+    del pieces
+    """)
+    assert charge_mib(home.zygote.pid) < 80
+
+
+def charge_mib(pid: int) -> float:
+    _, resident, shared = Path(f"/proc/{pid}/statm").read_text().split()[:3]
+    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+# ---- spawn
+
+
+SPAWNED = """
+    from pathlib import Path
+
+
+    def note(what):
+        with Path("order.txt").open("a") as f:
+            f.write(f"{os.getpid()} {what}\\n")
+
+
+    note("import")
+
+
+    @preload
+    def load():
+        note("preload")
+
+
+    @child_start
+    def start():
+        note("child_start")
+
+
+    @q.processor("order")
+    def order(job):
+        return [os.getpid(), Path("order.txt").read_text().split()]
+
+
+"""
+
+
+def test_a_spawned_child_imports_and_runs_its_hooks_itself(nest: Callable[..., Nest], tmp_path: Path) -> None:
+    home = nest(SPAWNED, bare=True)
+    assert home.catalogue is None  # nobody has imported yet
+    assert not (tmp_path / "order.txt").exists()
+    child = home.child().ready()
+    pid, words = child.returned("order")
+    assert pid == child.pid
+    assert words == [str(pid), "import", str(pid), "preload", str(pid), "child_start"]
+    other = home.child().ready()
+    assert other.returned("pid") == other.pid
+    assert words * 2 != (tmp_path / "order.txt").read_text().split()  # it has read nothing of its sibling's
+
+
+def test_a_forked_child_runs_neither_imports_nor_preload_again(nest: Callable[..., Nest]) -> None:
+    home = nest(SPAWNED)
+    child = home.child().ready()
+    _, words = child.returned("order")
+    zygote = str(home.zygote.pid)
+    assert words == [zygote, "import", zygote, "preload", str(child.pid), "child_start"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import no_such_module_at_all", "No module named 'no_such_module_at_all'"),
+        ("raise SystemExit(4)", "SystemExit: 4"),
+        (
+            "@preload\n    def load():\n        raise OSError('no model there')",
+            "@preload load raised OSError: no model",
+        ),
+    ],
+    ids=["import", "exit", "preload"],
+)
+def test_a_spawned_child_that_cannot_import_says_why(nest: Callable[..., Nest], text: str, said: str) -> None:
+    home = nest(
+        f"""
+    {text}
+    """,
+        bare=True,
+    )
+    assert home.broken is None
+    child = home.child()
+    frame = child.said()
+    assert frame.kind == wire.NOT_READY
+    assert said in frame.head["error"]
+    assert "cannot import app" in frame.head["error"]
+    assert b"app.py" in frame.body
+    eventually(lambda: not procs.alive(child.pid))
+
+
+# ---- the whole worker
+
+
+def test_a_worker_whose_forks_hang_ends_with_3_and_says_why(run_worker: Callable[..., Worker]) -> None:
+    worker = run_worker(QUEUE + KMEANS + AT_IMPORT, "-c", "1")
+    assert worker.wait(60.0) == 3
+    said = worker.log_path.read_text()
+    assert "a forked child hangs in scikit-learn" in said
+    assert "@preload" in said
+    assert "_kmeans.py" in said  # the stack
+
+
+def test_a_queue_that_spawns_serves_from_the_same_module(run_worker: Callable[..., Worker], jobs: Jobs) -> None:
+    """Both ways to the same worker: hanging module-level code does not matter where no queue forks."""
+    run_worker((QUEUE + KMEANS + AT_IMPORT).replace('Queue("q")', 'Queue("q", start_method="spawn")'), "-c", "1")
+    assert jobs.result(jobs.add("fit"), 60.0) > 0
+
+
+def test_a_child_that_has_no_kernel_group_says_so_and_goes_on(nest: Callable[..., Nest], tmp_path: Path) -> None:
+    home = nest("")
+    child = home.child(group=str(tmp_path / "no-such-group")).ready()
+    assert child.returned("pid") == child.pid
+    (line,) = home.until(lambda: child.lines)
+    assert line.startswith("heavyq: this child runs without a memory group of its own: ")
+    assert "no-such-group" in line
+
+
+def test_a_child_enters_its_group_after_its_hooks_and_before_its_jobs(nest: Callable[..., Nest]) -> None:
+    """What @child_start loads is its own, but no job's: in the group it would count against the first job's limit."""
+    with memory_group(512 * 2**20) as group:
+        home = nest("""
+    loaded = []
+
+
+    @child_start
+    def load():
+        loaded.append(b"x" * (100 << 20))
+
+
+        """)
+        child = home.child(group=str(group.path)).ready()
+        assert str(child.pid) in (group.path / "cgroup.procs").read_text().split()
+        assert group.peak_bytes() < 50 * 2**20
+        child.close()
+
+
+def test_a_canary_that_hangs_dies_with_its_zygote(nest: Callable[..., Nest], tmp_path: Path) -> None:
+    home = nest("""
+    @canary
+    def look():
+        open("canary.txt", "w").write(str(os.getpid()))
+        time.sleep(1000)
+
+
+    """)
+    home.zygote.check()
+    canary = int(eventually(lambda: (tmp_path / "canary.txt").exists() and (tmp_path / "canary.txt").read_text()))
+    assert procs.alive(canary)
+    os.kill(home.zygote.pid, signal.SIGKILL)
+    eventually(lambda: not procs.alive(canary), 2.0)
