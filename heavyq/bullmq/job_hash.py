@@ -32,6 +32,7 @@ __all__ = [
 
 CHECKPOINT: Final = "hq:checkpoint"
 STRIKES: Final = "hq:strikes"
+_STRIKES = STRIKES.encode()
 STRIKES_COUNTED: Final = 1000  # more says nothing more: the budget is a handful
 _LEADING_INT: Final = re.compile(rb"[ \t\n\r\v\f]*([+-]?)([0-9]+)")
 _INT_MAX: Final = 2**53
@@ -133,7 +134,8 @@ def attempts_made(fields: Mapping[bytes, bytes]) -> int:
 
 def strikes(fields: Mapping[bytes, bytes]) -> int:
     """Return how often the job died of its memory since it last ended, 0 to STRIKES_COUNTED."""
-    return min(max(parse_int(fields.get(STRIKES.encode())), 0), STRIKES_COUNTED)
+    told = fields.get(_STRIKES)
+    return 0 if told is None else min(max(parse_int(told), 0), STRIKES_COUNTED)
 
 
 def append_trace(raw: bytes | None, trace: str, limit: int | None) -> bytes:

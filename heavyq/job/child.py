@@ -65,10 +65,10 @@ def main(birth: Birth, sock: socket.socket, log_fd: int) -> int:
         return 1
     _enter_group(birth.group)
     setproctitle("heavyq child idle")
-    standing = leftovers.standing()
+    standing, held = leftovers.standing(), memory.Held()
     channel.send(wire.READY, {"whole": True})
     while (frame := channel.receive()) is not None and frame.kind != wire.EXIT:
-        whole = _run_one(birth, channel, frame, standing)
+        whole = _run_one(birth, channel, frame, standing, held)
         if whole is not None:
             channel.send(wire.READY, {"whole": whole})
     for hook in registry.child_stop_hooks:
@@ -148,14 +148,16 @@ def _enter_group(path: str | None) -> None:
 _current: Mapping[str, Any] | None = None  # the log fields of the running job
 
 
-def _run_one(birth: Birth, channel: Channel, frame: Frame, standing: leftovers.Standing) -> bool | None:
+def _run_one(
+    birth: Birth, channel: Channel, frame: Frame, standing: leftovers.Standing, held: memory.Held
+) -> bool | None:
     """Run one job and report it. Return None when the child was clean, else whether it could be cleaned."""
     global _current  # noqa: PLW0603 - one job at a time, and log records are made anywhere
     head = frame.head
     queue_name, job_id = head["queue"], head["id"]
     setproctitle(f"heavyq child {queue_name} {job_id}".replace("\0", "?"))
     procfs.reset_peak()
-    started_s, cpu_before_s, charge_before = time.monotonic(), _cpu_s(), memory.charge_bytes()
+    started_s, cpu_before_s = time.monotonic(), _cpu_s()
     parts = dict(zip(wire.JOB_PARTS, frame.parts(), strict=True))
     _current = {
         "job_id": job_id,
@@ -171,13 +173,14 @@ def _run_one(birth: Birth, channel: Channel, frame: Frame, standing: leftovers.S
         with contextlib.suppress(Exception):
             stream.flush()
     cpu_s = _cpu_s()
+    peak_bytes, held_bytes = procfs.peak_and_anon_bytes()
     usage = {
-        "peak_rss_bytes": procfs.peak_rss_bytes(),
+        "peak_rss_bytes": peak_bytes,
         "cpu_s": round(cpu_s - cpu_before_s, 6),
         "wall_s": round(time.monotonic() - started_s, 6),
     }
     # From here to the report nothing may raise: the job is done.
-    memory.give_back_if_grown(charge_before)  # the supervisor looks for leaks when it has the report
+    held.after_job(held_bytes)  # the supervisor looks for leaks when it has the report
     clean = leftovers.none_left(standing, birth.workdir)  # looks only: a result must not wait for the removal
     about = {"run": head["run"], "clean": clean, "usage": usage, "cpu_total_s": round(cpu_s, 6)}
     if isinstance(result, Failure):

@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import errno
 import gc
-import os
 import re
 import resource
 from collections.abc import Iterator
@@ -38,19 +37,22 @@ def give_back() -> None:
         _libc.malloc_trim(0)
 
 
-def give_back_if_grown(since_bytes: int) -> None:
-    """After a job: drop its garbage and give its memory back, so that only a true leak looks like one.
+class Held:
+    """The anonymous memory that this process holds between jobs."""
 
-    since_bytes: `charge_bytes()` before it. Garbage in cycles counts as grown until it is collected.
-    """
-    if charge_bytes() - since_bytes >= GROWN_MUCH_BYTES:
-        gc.collect()
-        give_back()
+    def __init__(self) -> None:
+        self._bytes = procfs.peak_and_anon_bytes()[1]
 
+    def after_job(self, now_bytes: int) -> None:
+        """Drop a job's garbage and give its memory back if there is much, so that only a true leak looks like one.
 
-def charge_bytes() -> int:
-    """Return resident minus shared memory of this process. 10 us."""
-    return procfs.charge_bytes(os.getpid()) or 0
+        now_bytes: what the process holds. Garbage in cycles counts as grown until it is collected.
+        """
+        if now_bytes - self._bytes >= GROWN_MUCH_BYTES:
+            gc.collect()
+            give_back()
+            now_bytes = procfs.peak_and_anon_bytes()[1]
+        self._bytes = now_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,8 +116,15 @@ class Group:
 
     def oom_kills(self) -> int:
         """Return how many processes in the group and below it the kernel killed for memory; 0 if it is gone."""
+        return self._event("oom_kill")
+
+    def limit_hits(self) -> int:
+        """Return how often the group's own limit, not that of a group above it, left the kernel nothing but a kill."""
+        return self._event("oom")
+
+    def _event(self, name: str) -> int:
         words = _words(f"{self.path}/memory.events")
-        return int(words[words.index("oom_kill") + 1]) if "oom_kill" in words else 0
+        return int(words[words.index(name) + 1]) if name in words else 0
 
     def kill(self) -> None:
         """SIGKILL everything in the group and below it, processes that are being forked too. Raises OSError."""

@@ -37,7 +37,7 @@ class Accounts:
         """The run begins in this child: measure it, and tell the kernel its limit where the child has a group."""
         run.meter = RunMeter(run.number, monotonic_s(), settings.memory_limit, settings.memory_request)
         if child.group is not None:
-            child.group_kills = child.group.oom_kills()
+            child.group_kills, child.group_hits = child.group.oom_kills(), child.group.limit_hits()
             limit = memory.group_limit_bytes(settings.memory_limit) if settings.memory_limit else None
             if limit != child.group_limit:
                 with contextlib.suppress(OSError):  # it is dying
@@ -48,14 +48,16 @@ class Accounts:
 
     def close(self, run: Run, child: ChildProcess, crew: Crew, *, clean: bool) -> None:
         """The run has reported: let the child's life go on or end, and note what the run left in it."""
-        if child.meter is None:
+        if child.meter is None:  # it could not be measured and is killed for that
+            crew.run_over(child, 0, clean=clean)
             return
         child.meter.run = None
         name = run.job.fields.get(b"name", b"").decode("utf-8", "replace")[:200]
-        grown = child.meter.own_bytes() - child.meter.held_bytes
-        child.meter.held_bytes += grown
+        own = child.meter.own_bytes()
+        grown = own - child.meter.held_bytes
+        child.meter.held_bytes = own
         leak = self._ledger.note(run.queue.name, name, grown)
-        for action in crew.run_over(child, clean=clean):
+        for action in crew.run_over(child, own, clean=clean):
             if isinstance(action, AskExit) and action.leaked:
                 leak.recycled += 1
                 about = {"child": child.number, "queue": run.queue.name, "job_name": name}
@@ -71,7 +73,7 @@ class Accounts:
         if run.meter is None:
             return usage
         peak = max(usage.peak_rss_bytes, run.meter.peak_rss_bytes)
-        return replace(usage, peak_rss_bytes=peak, memory_timeline=run.meter.timeline.points())
+        return Usage(peak, usage.cpu_s, usage.wall_s, run.meter.timeline.points())
 
     def cause(self, run: Run, child: ChildProcess, death: Death) -> Failure:
         """Return the death of a child with what is known of its memory."""
@@ -80,7 +82,9 @@ class Accounts:
         seen = run.meter.seen()
         if death.failure.reason == "oom_killed":  # between two looks it may have grown by gigabytes
             seen = replace(seen, peak_bytes=max(seen.peak_bytes, death.max_rss_bytes - child.meter.birth_bytes))
-        return with_memory(death.failure, seen, run.meter.limit_bytes, child.group_limit)
+        # A kernel kill for the container's limit raises the count of kills in the child's own group too.
+        own = child.group is not None and child.group.limit_hits() > child.group_hits
+        return with_memory(death.failure, seen, run.meter.limit_bytes, child.group_limit if own else None)
 
     def cause_told(self, run: Run, child: ChildProcess, failure: Failure) -> Failure:
         """Return what the job failed with, and whether the kernel killed something for memory while it ran."""

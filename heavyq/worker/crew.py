@@ -264,9 +264,9 @@ class Crew:
             return
         self._watch.add(child.meter)
 
-    def run_over(self, child: ChildProcess, *, clean: bool) -> tuple[life.Action, ...]:
+    def run_over(self, child: ChildProcess, own_bytes: int, *, clean: bool) -> tuple[life.Action, ...]:
         """Its run has reported: it stays or is retired; return what was done."""
-        return self.apply(child, life.RunOver(clean, child.meter.own_bytes() if child.meter else 0))
+        return self.apply(child, life.RunOver(clean, own_bytes))
 
     # ---- decisions
 

@@ -19,6 +19,7 @@ from heavyq.linux.clock import monotonic_s
 from heavyq.linux.process import descendants_of, parent_of
 
 _NAMED_MAX = 5
+_ALIVE_GAP_S = 0.1
 _LARGE_BYTES = 32 * MIB
 _SHARED_ASKED_BYTES = 32 * MIB  # 20 to 60 us more: an interpreter and its libraries map less than this of files
 
@@ -69,7 +70,7 @@ class ChildMeter:
         self.birth_bytes = first.charge_bytes
         self.birth_rss_bytes = first.resident_bytes
         self._birth_shared_bytes = first.shared_bytes
-        self.alive_s = monotonic_s()  # when it was last seen to hold memory
+        self.alive_s = monotonic_s()  # when it was last seen alive
         self.held_bytes = 0  # after its last run: what is more by the end of the next is that one's
 
     def own_bytes(self) -> int:
@@ -83,8 +84,9 @@ class ChildMeter:
         return now.resident_bytes if now else 0
 
     def lost_bytes(self) -> int:
-        """Return what its run once held and the child does not hold now: a process below it may be gone."""
-        return max(0, self.run.peak_bytes - self.own_bytes()) if self.run else 0
+        """Return what its run once held and the child, which lives, does not now: a process below it may be gone."""
+        run, now = self.run, self._statm.read()
+        return max(0, run.peak_bytes - (now.charge_bytes - self.birth_bytes)) if run and now else 0
 
     def tree(self) -> tuple[int, int]:
         """Return the charge above birth and the resident memory of the child and of all below it.
@@ -94,7 +96,9 @@ class ChildMeter:
         own = self._statm.read()
         if own is None:
             return 0, 0
-        self.alive_s = monotonic_s()
+        now_s = monotonic_s()
+        if now_s - self.alive_s >= _ALIVE_GAP_S and not procfs.is_dying(self.pid):
+            self.alive_s = now_s
         charge = own.charge_bytes - self.birth_bytes
         charge += _shared_memory(self.pid, own.shared_bytes - self._birth_shared_bytes)
         rss = own.resident_bytes

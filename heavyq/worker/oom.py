@@ -6,7 +6,6 @@ control loop and the watch thread may ask. Never guesses: without a rise there i
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import deque
 from typing import Protocol
@@ -14,7 +13,7 @@ from typing import Protocol
 from heavyq.core.outcome import OomKill
 
 _CREDIT_S = 2.0  # a child's death follows its kill by milliseconds; the loop may be late
-_DYING_S = 0.25  # from the kernel's kill until the victim has given its memory back
+_CROSSING_S = 0.25  # a look at a child and the kernel's kill of it may cross
 _KEPT = 64
 
 
@@ -34,7 +33,6 @@ class OomRises:
         self._counter = counter
         self._last = counter.read()
         self._rises: deque[tuple[float, OomKill]] = deque(maxlen=_KEPT)
-        self._risen_s = -math.inf
         self._lock = threading.Lock()
 
     def look(self, now_s: float) -> None:
@@ -45,14 +43,14 @@ class OomRises:
                 return
             if self._last is not None:
                 for count in range(max(self._last, now - _KEPT), now):
-                    self._risen_s = now_s
                     self._rises.append((now_s, OomKill(self._counter.name, count, count + 1)))
             self._last = now
 
     def any_fresh(self, now_s: float) -> bool:
         """Tell whether a death may be credited with a rise now."""
         self.look(now_s)
-        return any(now_s - at_s <= _CREDIT_S for at_s, _ in self._rises)
+        with self._lock:
+            return any(now_s - at_s <= _CREDIT_S for at_s, _ in self._rises)
 
     def take(self, now_s: float, alive_s: float) -> OomKill | None:
         """Credit a death with the oldest fresh rise; None if there is none.
@@ -61,14 +59,10 @@ class OomRises:
         """
         with self._lock:
             for rise in self._rises:
-                if now_s - rise[0] <= _CREDIT_S and rise[0] >= alive_s - _DYING_S:
+                if now_s - rise[0] <= _CREDIT_S and rise[0] >= alive_s - _CROSSING_S:
                     self._rises.remove(rise)
                     return rise[1]
         return None
-
-    def just_now(self, now_s: float) -> bool:
-        """Tell whether the kernel has killed a moment ago: its victim may still be giving back its memory."""
-        return now_s - self._risen_s <= _DYING_S
 
     def since(self, then_s: float, now_s: float) -> OomKill | None:
         """Return the last rise since a moment that no death was credited with, and leave it."""

@@ -47,6 +47,7 @@ class ChildProcess:
         self.group: Group | None = None  # the kernel's, where it may have one of its own
         self.group_limit: int | None = None
         self.group_kills = 0  # the group's count of kernel kills when its job began
+        self.group_hits = 0  # and how often it had hit its own limit
         self.cpu_told_s = 0.0  # up to its last report: what it used since then is its present job's
         self.start_error: str | None = None
         self.asked_s = now_s  # when the zygote was last asked for it

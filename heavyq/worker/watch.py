@@ -15,6 +15,7 @@ from typing import Protocol
 
 from heavyq.core import memory
 from heavyq.core.outcome import Failure, container_full, over_its_limit
+from heavyq.linux import procfs
 from heavyq.linux.clock import monotonic_s
 from heavyq.worker.meter import ChildMeter, RunMeter
 from heavyq.worker.oom import OomRises
@@ -174,7 +175,9 @@ class Watch(Part):
         """The container is nearly full: stop the child whose loss is cheapest."""
         if self._victim is not None and not self._victim[1].gone and now_s - self._victim[0] < _VICTIM_GAP_S:
             return
-        if self._rises.just_now(now_s):  # the kernel was quicker: its victim still stands in the books
+        if any(
+            procfs.is_dying(meter.pid) for meter in meters
+        ):  # the kernel was quicker: its victim is still in the books
             return
         victim = memory.cheapest_loss([_holder(meter, now_s) for meter in meters])
         if victim is None and now_s - self._read_exactly_s >= _VICTIM_GAP_S:

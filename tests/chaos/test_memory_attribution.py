@@ -156,6 +156,7 @@ def test_whoever_is_quicker_the_watch_or_the_kernel_says_so(run_worker: Callable
         print(f"measured: {len(ids)} races: {dict(found)}; the kernel says that it killed {group.oom_kills()}")
         assert set(found) <= {"memory_limit", "oom_killed"}, found
         assert found["oom_killed"] <= group.oom_kills()
+        assert found["memory_limit"] >= 10, "the watch does not stand aside after the kernel has killed"
         assert jobs.result(jobs.add("pid"))
         worker.stop()
 

@@ -116,6 +116,34 @@ def test_memory_is_the_job_s_whatever_way_it_was_taken(run_worker: Callable[...,
     eventually(lambda: not [p for p in worker.whole_tree() if p.zombie], 3, "no zombie stays")
 
 
+POOL_FIRST = """
+    import multiprocessing
+
+    import numpy
+
+
+    @q.processor("pool-first")
+    def pool_first(job):  # its forks seem to hold four times what it holds; when they are gone it takes all it can
+        mine = numpy.ones(300 * MIB, dtype="u1")
+        with multiprocessing.get_context("fork").Pool(4) as workers:
+            workers.map(time.sleep, [job.data["forks_s"]] * 4, chunksize=1)
+        fill(anonymous(3 * 1024 * MIB))
+        return "not stopped"
+"""
+
+
+def test_excuse_for_forks_is_no_credit(run_worker: Callable[..., Worker], jobs: Jobs) -> None:
+    """A job that seemed over its limit and was not is not looked at closely for a second: it must not use that."""
+    run_worker(APP + POOL_FIRST, "-c", "1", "--memory-limit", "512Mi")
+    held = []
+    for forks_s in (0.6, 1.3):
+        record = jobs.wait(jobs.add("pool-first", {"forks_s": forks_s}), timeout_s=30)
+        assert reason(record) == "memory_limit", record.failure or record.returnvalue
+        held.append(max(size for _, size in evidence(record)["processes"]))
+    print(f"measured: stopped at {[round(size / MIB) for size in held]} MiB of 512 after forks that were excused")
+    assert max(held) < 800 * MIB
+
+
 def test_full_container_costs_the_job_that_ran_shortest_of_the_large_ones(
     run_worker: Callable[..., Worker], jobs: Jobs, tmp_path: Path
 ) -> None:

@@ -164,8 +164,8 @@ def test_eight_children_that_read_a_preloaded_gigabyte_hold_it_once(
     ids = jobs.add_all([("sum-and-stay", None)] * 8)
 
     def all_have_read() -> bool:
-        if not worker.running:
-            pytest.fail("the worker has ended")
+        if not worker.running or "failed" in jobs.counts():
+            pytest.fail("the worker has ended, or a job has failed")
         return all((tmp_path / f"read-{job_id}").exists() for job_id in ids)
 
     eventually(all_have_read, 60, "all eight have read all of it")

@@ -59,12 +59,13 @@ def spans(queue: Jobs, ids: list[str]) -> list[Span]:
 def test_two_jobs_that_do_not_fit_together_never_run_at_once(
     run_worker: Callable[..., Worker], jobs: Jobs, heavy: Jobs
 ) -> None:
-    heavies, lights = (queue.add_all([("span", None)] * 6) for queue in (heavy, jobs))
+    # More that ask than that do not: by taking turns alone the last of them would be together.
+    heavies, lights = heavy.add_all([("span", None)] * 7), jobs.add_all([("span", None)] * 3)
     run_worker(APP + TWO_QUEUES, "-c", "2", "--memory-budget", "300M")
     heavy_spans, light_spans = spans(heavy, heavies), spans(jobs, lights)
     print(f"measured: together: heavy {together(heavy_spans)}, heavy and light {together(heavy_spans, light_spans)}")
     assert together(heavy_spans) == 0, "200 MB and 200 MB do not fit into 300"
-    assert together(heavy_spans, light_spans) >= 3, "a queue that asks for nothing runs beside it"
+    assert together(heavy_spans, light_spans) >= 2, "a queue that asks for nothing runs beside it"
 
 
 def test_two_jobs_that_fit_run_at_once(run_worker: Callable[..., Worker], heavy: Jobs) -> None:

@@ -63,16 +63,6 @@ def test_a_kill_from_before_it_was_last_seen_alive_is_not_its_death():
     assert rises.take(2.0, 1.1) == OomKill("memory.events", 3, 4)  # its last look and its kill may cross
 
 
-def test_for_a_moment_after_a_kill_its_victim_stands_in_the_books():
-    counter = Counted()
-    rises = OomRises(counter)
-    assert not rises.just_now(1.0)
-    counter.value = 4
-    rises.look(1.0)
-    assert rises.just_now(1.1)
-    assert not rises.just_now(2.0)
-
-
 def test_a_counter_that_cannot_be_read_tells_nothing():
     counter = Counted(None)
     rises = OomRises(counter)
