@@ -16,7 +16,8 @@ from heavyq.core import memory
 from heavyq.core.child import AskExit
 from heavyq.core.outcome import Failure, OomKill, Usage, with_kill_below, with_memory
 from heavyq.linux.clock import monotonic_s
-from heavyq.worker.crew import Crew, Death
+from heavyq.worker.crew import Crew
+from heavyq.worker.deaths import Death
 from heavyq.worker.ledger import Ledger, told
 from heavyq.worker.meter import RunMeter
 from heavyq.worker.oom import OomRises

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import random
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, assert_never
+from typing import assert_never
 
 import structlog
 
@@ -27,7 +26,7 @@ from heavyq.bullmq.ops.wake import wake
 from heavyq.core import child as child_life
 from heavyq.core import fleet, memory
 from heavyq.core import run as life
-from heavyq.core.outcome import REASONS, Failure, Usage
+from heavyq.core.outcome import Failure, Usage
 from heavyq.errors import HeavyqError, ProtocolError
 from heavyq.job import wire
 from heavyq.linux.clock import epoch_ms, monotonic_s
@@ -35,10 +34,12 @@ from heavyq.linux.frames import Frame, pack_parts
 from heavyq.worker.accounts import Accounts
 from heavyq.worker.admission import Admission
 from heavyq.worker.commands import Command, Commands
-from heavyq.worker.crew import ChildKind, Crew, Death
+from heavyq.worker.crew import ChildKind, Crew
+from heavyq.worker.deaths import Death
+from heavyq.worker.notes import Notes, about
 from heavyq.worker.process import ChildProcess
 from heavyq.worker.renewal import Vouched
-from heavyq.worker.runs import Run, log_op, read_job, settle_op
+from heavyq.worker.runs import Run, check_report, log_op, read_job, settle_op
 from heavyq.worker.served import Served
 from heavyq.worker.watch import Excess
 
@@ -64,7 +65,7 @@ class Control:
         budget_bytes: int,
     ) -> None:
         self.served = served
-        self._accounts = accounts
+        self._accounts, self._notes = accounts, Notes()
         self._admission = Admission(budget_bytes, served, self._charge_of)
         self._by_key = {s.key: s for s in served}
         self._commands, self._vouched = commands, vouched
@@ -248,22 +249,15 @@ class Control:
         self.runs[run.number] = run
         self._by_token[job.lease.token] = run
         self._vouched.add(job.lease, served.lock_ms, asked_s)
-        self._note_begin(run)
+        self._notes.begin(run)
         if isinstance(state, life.Leased):
             self._waiting.append(run)
         self._perform(run, actions)
 
-    def _note_begin(self, run: Run) -> None:
-        facts = run.facts
-        if facts.unreadable:
-            self._log.error("job is unreadable", **_about(run), why=facts.unreadable.detail)
-        elif facts.duty:
-            self._log.error("job needs a duty that is not built yet: delayed 60 s", **_about(run), duty=facts.duty)
-
     def _apply(self, run: Run, event: life.RunEvent) -> None:
         run.state, actions = life.decide(run.state, event)
         if self._tells_all:
-            self._log.debug("run", **_about(run), happened=type(event).__name__, now=type(run.state).__name__)
+            self._log.debug("run", **about(run), happened=type(event).__name__, now=type(run.state).__name__)
         self._perform(run, actions)
 
     def _perform(self, run: Run, actions: tuple[life.Action, ...]) -> None:
@@ -300,7 +294,7 @@ class Control:
         child.send(*pack_parts(wire.JOB, head, parts))
 
     def _settle(self, run: Run, settlement: life.Settlement) -> None:
-        self._note_end(run, settlement)
+        self._notes.end(run, settlement)
         if isinstance(settlement, life.Fail | life.RetryNow | life.RetryLater | life.Strike):
             self._log_cause(run, settlement.failure)
         if run in self._waiting:
@@ -314,7 +308,7 @@ class Control:
         try:
             return settle_op(run, settlement)
         except Exception as error:  # noqa: BLE001 - one job's fields must not end the worker
-            self._log.error("the job's own fields are left out of its outcome", **_about(run), error=repr(error)[:500])
+            self._log.error("the job's own fields are left out of its outcome", **about(run), error=repr(error)[:500])
             bare = Failure("unreadable", f"its fields cannot be written back: {type(error).__name__}")
             run.forget_fields()
             return settle_op(run, life.Fail(bare, None))
@@ -338,11 +332,11 @@ class Control:
 
     def _settled(self, run: Run, reply: str | HeavyqError) -> None:
         if isinstance(reply, HeavyqError):
-            self._log.error("the outcome could not be written", **_about(run), error=str(reply))
+            self._log.error("the outcome could not be written", **about(run), error=str(reply))
         elif reply == "lost":
-            self._log.error("the lease was lost: nothing was written", **_about(run))
+            self._log.error("the lease was lost: nothing was written", **about(run))
         elif reply == "refused":
-            self._log.error("the job has children that are not done: completing was refused", **_about(run))
+            self._log.error("the job has children that are not done: completing was refused", **about(run))
         self._by_key[run.queue].may_have_work = True  # its place in the queue changed: ask once more
         self._apply(run, life.Settled(lost=reply != "settled"))
         self.changed = True
@@ -361,7 +355,7 @@ class Control:
         self._vouched.drop(token)
         run = self._by_token.get(token)
         if run is not None and not isinstance(run.state, life.Settling):
-            self._log.error("lease lost: the job is stopped, nothing of it is written", **_about(run))
+            self._log.error("lease lost: the job is stopped, nothing of it is written", **about(run))
             self._apply(run, life.LeaseLost())
             self.changed = True
 
@@ -399,7 +393,7 @@ class Control:
         if run is None:
             self._log.info(line, child=child.number)
             return
-        self._log.info(line, **_about(run))
+        self._log.info(line, **about(run))
         self._take_row(run, line)
 
     def child_died(self, child: ChildProcess, death: Death) -> None:
@@ -441,7 +435,7 @@ class Control:
 
     def _reported(self, run: Run, child: ChildProcess, frame: Frame) -> None:
         head = frame.head
-        usage, cpu_total_s = _check_report(run, frame)
+        usage, cpu_total_s = check_report(run, frame)
         child.drain_lines()
         child.cpu_told_s = cpu_total_s
         self._accounts.close(run, child, self.crew, clean=bool(head["clean"]))
@@ -525,58 +519,6 @@ class Control:
         if self.draining:
             self._retire_idle()
         self.changed = True
-
-    # ---- words
-
-    def _note_end(self, run: Run, settlement: life.Settlement) -> None:
-        about = _about(run)
-        match settlement:
-            case life.Complete():
-                self._log.info("completed", **about, wall_s=settlement.usage.wall_s)
-            case life.Fail():
-                self._log.error("failed", **about, reason=settlement.failure.reason, why=settlement.failure.detail)
-            case life.RetryNow() | life.RetryLater():
-                delay_ms = settlement.delay_ms if isinstance(settlement, life.RetryLater) else 0
-                self._log.warning(
-                    "failed, will be retried",
-                    **about,
-                    reason=settlement.failure.reason,
-                    why=settlement.failure.detail,
-                    delay_s=delay_ms / 1000,
-                )
-            case life.Strike():
-                self._log.warning(
-                    "died of memory, will be run again",
-                    **about,
-                    reason=settlement.failure.reason,
-                    why=settlement.failure.detail,
-                    strikes=settlement.strikes,
-                )
-            case life.HandBack():
-                self._log.warning("handed back", **about)
-            case life.Defer():
-                pass  # told when it was leased
-            case _:
-                assert_never(settlement)
-
-
-def _check_report(run: Run, frame: Frame) -> tuple[Usage, float]:
-    """Return what a report says was used. Raises if it is none of ours: user code can write to our socket."""
-    head, told = frame.head, frame.head["usage"]
-    if head["run"] != run.number:
-        raise ProtocolError(f"a report of run {head['run']} while {run.number} is running")
-    numbers = (told["peak_rss_bytes"], told["cpu_s"], told["wall_s"], head["cpu_total_s"])
-    if not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
-        raise ProtocolError("a report whose usage is no numbers")
-    if frame.kind == wire.FAILURE and not (head["reason"] in REASONS and isinstance(head["detail"], str)):
-        raise ProtocolError("a failure without a reason that we know")
-    if not isinstance(head.get("evidence"), dict | None):
-        raise ProtocolError("a failure whose evidence is no object")
-    return Usage(*numbers[:3]), numbers[3]
-
-
-def _about(run: Run) -> dict[str, Any]:
-    return {"queue": run.queue.name, "job": run.job.lease.job_id, "attempt": run.facts.made + 1}
 
 
 def _leaving(child: ChildProcess) -> bool:

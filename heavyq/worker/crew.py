@@ -1,14 +1,13 @@
 """The processes below the supervisor: zygotes, children, strays. The one reaper.
 
 Owns who is whose: makes children through the zygote, adopts them, judges what falls to us, and tells control of
-births, frames and deaths, with their causes. Leases nothing and settles nothing. `core.child` decides, this performs.
+births, frames and deaths. Leases nothing and settles nothing. `core.child` decides, this performs.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +18,7 @@ import structlog
 
 from heavyq.config import wants_traceback
 from heavyq.core import child as life
-from heavyq.core.outcome import Failure, OomKill, exited, killed_by_signal, oom_killed
+from heavyq.core.outcome import exited
 from heavyq.errors import ConfigError, HeavyqError
 from heavyq.job import wire
 from heavyq.linux import procfs
@@ -27,6 +26,7 @@ from heavyq.linux.clock import monotonic_s
 from heavyq.linux.frames import Frame, pack
 from heavyq.linux.groups import Group, Groups
 from heavyq.linux.process import children_of
+from heavyq.worker.deaths import Death, Deaths, Ended, reap
 from heavyq.worker.loop import Loop
 from heavyq.worker.meter import ChildMeter
 from heavyq.worker.nursery import Nursery, NurseryEvents
@@ -40,7 +40,6 @@ FAILURES_IN_A_ROW_MAX = 5
 _PAUSE_FIRST_S = 0.1
 _LONG_LIFE_S = 60.0  # a zygote that lived so long had imported well: its end begins a new count
 _GROUP_GRACE_S = 2.0  # multiprocessing's trackers have a second to empty /dev/shm
-_DYING_S = 2.0  # a process that dies gives back gigabytes within this
 _CLOSED_TICKS = 3  # a process that dies closes its files a while before its pidfd tells of it
 
 
@@ -52,15 +51,6 @@ class ChildKind:
     oom_score_adj: int
     limits: life.ChildLimits
     start_method: Literal["fork", "spawn"] = "fork"
-
-
-@dataclass(frozen=True, slots=True)
-class Death:
-    """A child's end. cpu_s: of its whole life, None: not known. max_rss_bytes: its peak since its last job began."""
-
-    failure: Failure
-    cpu_s: float | None = None
-    max_rss_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +79,7 @@ class Crew:
 
     def __init__(self, loop: Loop, tools: CrewTools, base: Path, events: CrewEvents) -> None:
         self._loop, self._sweeper, self._remover = loop, tools.sweeper, tools.remover
-        self._watch, self._rises, self._groups = tools.watch, tools.rises, tools.groups
+        self._watch, self._groups = tools.watch, tools.groups
         self._base, self._events = base, events
         self.concurrency = 1  # how many children; known once the modules are imported
         self.children: dict[int, ChildProcess] = {}
@@ -103,7 +93,7 @@ class Crew:
         self.fatal: HeavyqError | None = None
         self._log = structlog.get_logger().bind(thread="control")
         self._nurseries: dict[str, Nursery] = {}
-        self._ended: list[_Ended] = []  # reaped, and not told of yet
+        self._deaths = Deaths(tools.rises)
         self._old_groups: list[tuple[float, Group]] = []  # of the dead, since when
 
     def start_zygote(self, config: Mapping[str, Any], events: ZygoteEvents, *, threads: int) -> None:
@@ -301,8 +291,7 @@ class Crew:
                 self.kill(child, "it closed its channel to the worker")
             child.release_lines()
             self.apply(child, life.Ticked())
-        if self._ended:
-            self._judge_deaths()
+        self._judge_deaths()
         for nursery in self._nurseries.values():
             nursery.tick(may_start=self.may_make and self.fatal is None)
         self._old_groups = [
@@ -354,60 +343,25 @@ class Crew:
         """Its pidfd is readable: reap it, and find out why it died."""
         ended = self._reap(child)
         if ended is not None:
-            self._ended.append(ended)
+            self._deaths.add(ended)
             self._judge_deaths()
 
     def _judge_deaths(self) -> None:
-        """Tell control of the dead, and why they died.
+        """Tell control of the dead, and why they died."""
+        if self._deaths.in_question:  # who else is dead must be compared, though its pidfd was not heard yet
+            self._deaths.add(*filter(None, [self._reap(other) for other in tuple(self._by_pid.values())]))
+        for child, death in self._deaths.judge(tuple(self._by_pid.values())):
+            child.drain()
+            self._gone(child, death)
 
-        One kill by the kernel and one by somebody else may meet here. The kernel takes the largest; so whoever is dying
-        at this moment is waited for: it gives its memory back, and cannot be compared before it is reaped.
-        """
-        now_s = monotonic_s()  # the watch thread's clock, by which the rises are noted
-        if any(one.killed for one in self._ended) and self._rises.any_fresh(now_s):
-            self._ended += filter(None, [self._reap(other) for other in tuple(self._by_pid.values())])
-            dying = any(procfs.is_dying(pid) for pid in self._by_pid)
-            if dying and now_s - self._ended[0].at_s < _DYING_S:
-                return
-        dead, self._ended = sorted(self._ended, key=lambda one: one.grown_bytes, reverse=True), []
-        for one in dead:
-            one.child.drain()
-            failure = _cause(one.code, one.killed_by_us, self._kernel_kill(one) if one.killed else None)
-            self._gone(one.child, Death(failure, one.cpu_s, one.max_rss_bytes))
-
-    def _reap(self, child: ChildProcess) -> _Ended | None:
-        """Reap a child that is dead and has fallen to us; None if it is not, or has not."""
-        assert child.pid is not None
-        cpu_s = procfs.cpu_s(child.pid)
-        try:
-            pid, status, used = os.wait4(child.pid, os.WNOHANG)
-        except ChildProcessError:  # dead before it fell to us: its middle process is about to end
-            return None
-        if pid == 0:
-            return None
-        self._by_pid.pop(pid)
-        if child.pidfd is not None:
+    def _reap(self, child: ChildProcess) -> Ended | None:
+        ended = reap(child)
+        if ended is not None:
+            assert child.pid is not None
+            assert child.pidfd is not None
+            self._by_pid.pop(child.pid)
             self._loop.unwatch(child.pidfd)
-        code, rss = os.waitstatus_to_exitcode(status), used.ru_maxrss * 1024
-        ours = child.killed_by_us if child.kill_came_first else None
-        return _Ended(child, code, cpu_s, rss, monotonic_s(), ours)
-
-    def _kernel_kill(self, ended: _Ended) -> OomKill | None:
-        """Return the counter that shows that the kernel killed this child for want of memory, None if none does.
-
-        In a group of its own every kill is its own. A shared counter tells of one kill, not of whom. The kernel takes
-        the largest, so a child that was far smaller than what is gone from below one that lives was not meant. It
-        counts no kill of what has a SIGKILL already: those that we killed have no part in it.
-        """
-        child = ended.child
-        if child.group is not None:
-            now = child.group.oom_kills()
-            before = child.group_kills
-            return OomKill(f"oom_kill of {child.group.path}", before, now, own=True) if now > before else None
-        others = [c.meter.lost_bytes() for c in self.children.values() if c is not child and c.meter]
-        if ended.grown_bytes * 2 < max(others, default=0):
-            return None
-        return self._rises.take(monotonic_s(), child.meter.alive_s if child.meter else 0.0)
+        return ended
 
     def remove_groups(self) -> None:
         """Remove the groups of all children: the worker ends, and they are dead."""
@@ -442,40 +396,8 @@ class Crew:
         self._judge_soon = True  # what it left behind fell to us, and no signal tells of that
 
 
-@dataclass(frozen=True, slots=True)
-class _Ended:
-    """A child that was reaped. code: as of `waitstatus_to_exitcode`."""
-
-    child: ChildProcess
-    code: int
-    cpu_s: float | None
-    max_rss_bytes: int
-    at_s: float
-    killed_by_us: str | None
-
-    @property
-    def killed(self) -> bool:
-        """True for a SIGKILL that we did not send, or not first."""
-        return self.code == -signal.SIGKILL and not self.killed_by_us
-
-    @property
-    def grown_bytes(self) -> int:
-        """What was resident beyond what it was born with."""
-        return self.max_rss_bytes - self.child.meter.birth_rss_bytes if self.child.meter else 0
-
-
 def _fork_options(child: ChildProcess) -> Mapping[str, Any]:
     kind = child.kind
     assert isinstance(kind, ChildKind)
     group = child.group.path if child.group else None
     return {"nice": kind.nice, "oom_score_adj": kind.oom_score_adj, "group": group}
-
-
-def _cause(code: int, killed_by_us: str | None, kernel: OomKill | None) -> Failure:
-    if kernel is not None:
-        return oom_killed(kernel)
-    if killed_by_us and code == -signal.SIGKILL:
-        return Failure("exit", f"heavyq killed the child: {killed_by_us}")
-    if code < 0:
-        return killed_by_signal(-code, signal.Signals(-code).name if -code in set(signal.Signals) else str(-code))
-    return exited(code)

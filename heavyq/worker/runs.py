@@ -1,7 +1,8 @@
 """One run as the worker holds it, and what its settlement is on the wire.
 
 Owns the facts gathered while a job runs (its last lines, its progress, its peak) and the translation from a
-decision of `core.run` to one operation of `bullmq.ops`. Parses a job's small fields; never its payload.
+decision of `core.run` to one operation of `bullmq.ops`. Parses a job's small fields and a report's head; never the
+payload, nor the result.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
@@ -26,8 +28,11 @@ from heavyq.bullmq.ops.log import log
 from heavyq.bullmq.ops.retry import retry
 from heavyq.bullmq.options import Keep, WireOptions
 from heavyq.core import run as life
-from heavyq.core.outcome import Failure, Usage
+from heavyq.core.outcome import REASONS, Failure, Usage
+from heavyq.errors import ProtocolError
+from heavyq.job import wire
 from heavyq.linux.clock import epoch_ms
+from heavyq.linux.frames import Frame
 from heavyq.worker.meter import RunMeter
 
 LOG_ROWS_KEPT = 1_000
@@ -208,3 +213,18 @@ def _shown(progress: bytes | None) -> Any:
 
 def _refuse(word: str) -> Any:
     raise ValueError(f"{word} is no JSON")
+
+
+def check_report(run: Run, frame: Frame) -> tuple[Usage, float]:
+    """Return what a report says was used. Raises if it is none of ours: user code can write to our socket."""
+    head, told = frame.head, frame.head["usage"]
+    if head["run"] != run.number:
+        raise ProtocolError(f"a report of run {head['run']} while {run.number} is running")
+    numbers = (told["peak_rss_bytes"], told["cpu_s"], told["wall_s"], head["cpu_total_s"])
+    if not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
+        raise ProtocolError("a report whose usage is no numbers")
+    if frame.kind == wire.FAILURE and not (head["reason"] in REASONS and isinstance(head["detail"], str)):
+        raise ProtocolError("a failure without a reason that we know")
+    if not isinstance(head.get("evidence"), dict | None):
+        raise ProtocolError("a failure whose evidence is no object")
+    return Usage(*numbers[:3]), numbers[3]

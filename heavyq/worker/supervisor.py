@@ -16,7 +16,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,25 +28,25 @@ from heavyq.bullmq.ops.open_queue import open_queue
 from heavyq.bullmq.ops.wake import wake
 from heavyq.config import QueueSettings, RunSettings, wants_traceback
 from heavyq.core.memory import in_words
-from heavyq.errors import ConfigError, HeavyqError, ProtocolError, RedisError, RedisUnavailable
+from heavyq.errors import ConfigError, HeavyqError, ProtocolError, RedisError
 from heavyq.linux.clock import monotonic_s
 from heavyq.linux.groups import Groups
 from heavyq.linux.process import become_subreaper, die_with_parent, kill_all_below
 from heavyq.store import embedded
 from heavyq.store.client import Client
-from heavyq.store.connect import check_server
 from heavyq.worker import log as worker_log
 from heavyq.worker import room
 from heavyq.worker.accounts import Accounts
 from heavyq.worker.catalogue import Catalogue, kind_of, read_catalogue
 from heavyq.worker.commands import Command, Commands
+from heavyq.worker.connecting import Connect
 from heavyq.worker.control import Control
 from heavyq.worker.crew import Crew, CrewEvents, CrewTools
 from heavyq.worker.guard import FORWARDED, GUARD_DIED, STARTING_LIMIT_S, Pulse
 from heavyq.worker.janitor import Janitor, Watched
 from heavyq.worker.loop import TICK_S, Loop, SignalPipe
 from heavyq.worker.oom import OomRises
-from heavyq.worker.part import Inbox, Part
+from heavyq.worker.part import Part
 from heavyq.worker.renewal import Renewal, Vouched
 from heavyq.worker.served import Served
 from heavyq.worker.sweeper import Remover, Sweeper
@@ -55,7 +55,6 @@ from heavyq.worker.watch import Watch, WatchEvents
 from heavyq.worker.zygote import ZygoteEvents
 
 _SETTLE_LIMIT_S = 15.0
-_CONNECT_PAUSE_S = 0.2
 _REMOVE_LIMIT_S = 5.0
 _pulse: Pulse | None = None
 
@@ -262,7 +261,7 @@ class Supervisor:
             self._log.info(embedded.notice())
         self._phase = Phase.CONNECTING
         limit_s = self._settings.connect_timeout_s
-        self._start(_Connect(self._client, limit_s, self._tried, self._loop.inbox, self._part_died))
+        self._start(Connect(self._client, limit_s, self._tried, self._loop.inbox, self._part_died))
 
     def _client(self, name: str | None = None) -> Client:
         """Return a connection of its own for one thread."""
@@ -487,42 +486,3 @@ def _make_base(name: str) -> Path:
         return Path(tempfile.mkdtemp(prefix=f"heavyq-{name}-"))
     except OSError as error:
         raise ConfigError(f"no folder for the jobs' files: {error}; set TMPDIR to one that can be written") from error
-
-
-class _Connect(Part):
-    """Finds out whether Redis answers, without holding up the loop. Calls `found` with None or with what is wrong."""
-
-    def __init__(
-        self,
-        make_client: Callable[[], Client],
-        limit_s: float,
-        found: Callable[[HeavyqError | None], None],
-        inbox: Inbox,
-        died: Callable[[Part, BaseException], None],
-    ) -> None:
-        super().__init__("connect", inbox, died)
-        self._make_client, self._limit_s, self._found = make_client, limit_s, found
-
-    def work(self) -> None:
-        deadline_s = monotonic_s() + self._limit_s
-        while (problem := self._try()) is not None:
-            if not isinstance(problem, RedisUnavailable):
-                break
-            if monotonic_s() >= deadline_s:
-                problem = RedisUnavailable(
-                    f"redis did not answer within {self._limit_s:g} s: {problem}; is it running, and is --redis right?"
-                )
-                break
-            if self.stopping.wait(_CONNECT_PAUSE_S):
-                return
-        self.inbox.post(self._found, problem)
-
-    def _try(self) -> HeavyqError | None:
-        try:
-            client = self._make_client()
-            client.ping()  # what the server refuses of the connection itself, such as a database it does not have
-            check_server(client)
-            client.close()
-        except HeavyqError as error:
-            return error
-        return None
