@@ -49,18 +49,25 @@ def read_queue_options(given: Mapping[str, Any], *, where: str) -> CodeOptions:
     return CodeOptions(MappingProxyType(worker), MappingProxyType(job))
 
 
-def request_over_limit(request: int | None, limit: int | None) -> str | None:
-    """Return what is wrong with a memory_request above the memory_limit; None if nothing is."""
-    if request is None or limit is None or request <= limit:
+def unfit_memory(request: int | None, recycle: int | None, limit: int | None) -> str | None:
+    """Return what is wrong with a memory_request above the memory_limit, or with a recycle_rss that reaches it."""
+    if limit is None:
         return None
-    return (
-        f"memory_request {format_size(request)} is above memory_limit {format_size(limit)}: "
-        "a job that uses what it asks for would be stopped; raise the limit or lower the request"
-    )
+    if request is not None and request > limit:
+        return (
+            f"memory_request {format_size(request)} is above memory_limit {format_size(limit)}: "
+            "a job that uses what it asks for would be stopped; raise the limit or lower the request"
+        )
+    if recycle is not None and recycle >= limit:
+        return (
+            f"recycle_rss {format_size(recycle)} is not below memory_limit {format_size(limit)}: "
+            "what earlier jobs leave in a child counts for the next, which would be stopped for it; lower recycle_rss"
+        )
+    return None
 
 
 def _check_memory(worker: Mapping[str, Any], where: str) -> None:
-    if why := request_over_limit(worker.get("memory_request"), worker.get("memory_limit")):
+    if why := unfit_memory(worker.get("memory_request"), worker.get("recycle_rss"), worker.get("memory_limit")):
         raise BadValue(f"{where}: {why}")
 
 

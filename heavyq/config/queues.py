@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from heavyq.config.profiles import PROFILES, Profile, request_over_limit
+from heavyq.config.profiles import PROFILES, Profile, unfit_memory
 from heavyq.config.sources import Given, Sources
 from heavyq.config.table import nearest, options
+from heavyq.core.memory import implied_recycle_bytes
 from heavyq.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class QueueSettings:
     """How a worker runs one queue's jobs. Times in seconds, sizes in bytes; None is off.
 
-    A concurrency of None may use all the worker's children.
+    A concurrency of None may use all the worker's children. recycle_implied: recycle_rss follows from the memory_limit.
     """
 
     concurrency: int | None
@@ -33,6 +34,7 @@ class QueueSettings:
     max_stalled_count: int
     max_jobs_per_child: int | None
     recycle_rss: int | None
+    recycle_implied: bool
     max_child_age_s: float | None
     memory_request: int | None
     memory_limit: int | None
@@ -54,7 +56,10 @@ def resolve_queue(
     and origin. Raises UsageError or ConfigError for a memory_request above the memory_limit.
     """
     found = {option.name: _resolve(option, name, profile, code_options, sources) for option in options("queue")}
-    _check_memory(name, found["memory_request"], found["memory_limit"])
+    _check_memory(name, found)
+    implied = found["memory_limit"].value is not None and found["recycle_rss"].where == "default"
+    if implied:
+        found["recycle_rss"] = Given(implied_recycle_bytes(found["memory_limit"].value), "memory_limit / 8")
     settings = QueueSettings(
         concurrency=found["concurrency"].value,
         lock_duration_s=found["lock_duration"].value,
@@ -62,6 +67,7 @@ def resolve_queue(
         max_stalled_count=found["max_stalled_count"].value,
         max_jobs_per_child=found["max_jobs_per_child"].value,
         recycle_rss=found["recycle_rss"].value,
+        recycle_implied=implied,
         max_child_age_s=found["max_child_age"].value,
         memory_request=found["memory_request"].value,
         memory_limit=found["memory_limit"].value,
@@ -93,12 +99,14 @@ def _resolve(
     return Given(option.default, "default")
 
 
-def _check_memory(queue: str, request: Given, limit: Given) -> None:
-    why = request_over_limit(request.value, limit.value)
+def _check_memory(queue: str, found: Mapping[str, Given]) -> None:
+    names = ("memory_request", "recycle_rss", "memory_limit")
+    why = unfit_memory(*(found[name].value for name in names))
     if why is not None:
-        typed = request.where.startswith("--") or limit.where.startswith("--")
-        origins = f"(memory_request: {request.where}, memory_limit: {limit.where})"
-        raise (UsageError if typed else ConfigError)(f"queue {queue!r}: {why} {origins}")
+        named = [name for name in names if name in why]
+        typed = any(found[name].where.startswith("--") for name in named)
+        origins = ", ".join(f"{name}: {found[name].where}" for name in named)
+        raise (UsageError if typed else ConfigError)(f"queue {queue!r}: {why} ({origins})")
 
 
 def children_wanted(concurrency: int | None, queues: Iterable[QueueSettings]) -> int:

@@ -7,7 +7,7 @@ worker's watch thread (charges, the container) and by control (what fits).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 GIB = 2**30
 MIB = 2**20
@@ -23,6 +23,7 @@ _IDLE_WORTH_BYTES = 16 * MIB
 _CHILD_BYTES = 32 * MIB  # what a child holds of its own before it has done anything
 
 REPRIEVE_S = 1.0
+REST_FACTOR = 20  # what holds up a job, or the watch, may take a twentieth of the time
 
 GROUP_SLACK_BYTES = 16 * MIB
 RETAINED_MIN_BYTES = 32 * MIB
@@ -67,52 +68,76 @@ class Held:
     """What one process holds, as the kernel accounts for it exactly.
 
     anon: private memory that it has mapped, whoever shares its pages. pss: its part of anonymous and shared memory,
-    each page divided by those who map it. lazy_free: given back already, taken away when somebody needs it.
+    each page divided by those who map it. lazy_free: given back already, taken away when somebody needs it. shared:
+    shared memory that it has mapped.
     """
 
     anon_bytes: int
     pss_bytes: int
     lazy_free_bytes: int
+    shared_bytes: int = 0
+
+    def borne_by_others(self, own_bytes: int = 0) -> int:
+        """Return how much of its part may be of pages that others map too. own: of that, what is surely its own."""
+        return max(0, min(self.pss_bytes - max(0, own_bytes), self.anon_bytes + self.shared_bytes - self.pss_bytes))
 
 
 def confirmed_bytes(
-    *, charge_bytes: int, birth_bytes: int, child: Held, below: Sequence[Held], zygote_lends_bytes: int
+    *, charge_bytes: int, birth_bytes: int, child: Held, below: Sequence[Held], lent_bytes: int, born_bytes: int
 ) -> int:
     """Return what a job surely holds.
 
     charge_bytes: what the quick meter says of the tree: it counts a page once for each process that maps it, so a job
-    that forks seems to hold its own memory many times, and the zygote's too. birth_bytes: the child's own at its fork.
-    zygote_lends_bytes: what others bear of the zygote's memory.
+    that forks seems to hold its own memory many times, and the zygote's too. birth_bytes: the child's own at its birth.
+    lent, born: see `divided_bytes`.
 
-    What the child has mapped since its fork is its own, whoever shares it now. What stands below it counts as far as
+    What the child has mapped since its birth is its own, whoever shares it now. What stands below it counts as far as
     the kernel divides it, without what the zygote lends: generous to the job by what its siblings bear of that.
     """
     own = child.anon_bytes - child.lazy_free_bytes - birth_bytes
-    return max(own, min(charge_bytes, divided_bytes(child, below, zygote_lends_bytes)))
+    divided = divided_bytes(child, below, own_bytes=own, lent_bytes=lent_bytes, born_bytes=born_bytes)
+    return max(own, min(charge_bytes, divided))
 
 
-def divided_bytes(child: Held, below: Sequence[Held], zygote_lends_bytes: int) -> int:
-    """Return what a job holds as the kernel divides it; of the zygote's pages, those that it has written to."""
-    return max(0, sum(one.pss_bytes - one.lazy_free_bytes for one in (child, *below)) - zygote_lends_bytes)
+def divided_bytes(child: Held, below: Sequence[Held], *, own_bytes: int, lent_bytes: int, born_bytes: int) -> int:
+    """Return what a job holds as the kernel divides it; of the zygote's pages, those that it has written to.
+
+    own: what the child has surely made itself. lent: what others bear of the zygote's pages; this tree bears a part of
+    them only, and a program that it has started none. born: what the child and its helpers had made before any job.
+    """
+    most = child.borne_by_others(own_bytes) + sum(one.borne_by_others() for one in below)
+    total = sum(one.pss_bytes - one.lazy_free_bytes for one in (child, *below))
+    return max(0, total - min(lent_bytes, most) - born_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class Reprieve:
-    """A job that seemed over its limit and was not: not asked again for a while, or until its room may be used up."""
+    """A job that seemed over its limit and was not: not read exactly again for a while, unless it grows by its room.
+
+    confirmed_bytes: what it held. excused_bytes: by how much the quick meter was too strict.
+    """
 
     until_s: float
     excused_bytes: int
+    confirmed_bytes: int
 
 
-def reprieve(*, charge_bytes: int, confirmed: int, now_s: float) -> Reprieve:
-    return Reprieve(now_s + REPRIEVE_S, charge_bytes - confirmed)
+def reprieve(*, charge_bytes: int, confirmed: int, now_s: float, took_s: float = 0.0) -> Reprieve:
+    """Excuse a job. took_s: how long it stood still for the reading: a large one is read the less often."""
+    return Reprieve(now_s + max(REPRIEVE_S, took_s * REST_FACTOR), charge_bytes - confirmed, confirmed)
 
 
-def seems_over(charge_bytes: int, limit_bytes: int, excuse: Reprieve | None, now_s: float) -> bool:
-    """Tell whether a charge asks for the exact (and dear) reading."""
-    if excuse is not None and now_s < excuse.until_s:
-        charge_bytes -= excuse.excused_bytes
-    return charge_bytes >= limit_bytes
+def still_excused(excuse: Reprieve | None, charge_bytes: int, now_s: float) -> Reprieve | None:
+    """Return what is left of an excuse: once the charge has fallen, less of it can be counted twice."""
+    if excuse is None or now_s >= excuse.until_s:
+        return None
+    left = min(excuse.excused_bytes, max(0, charge_bytes - excuse.confirmed_bytes))
+    return replace(excuse, excused_bytes=left)
+
+
+def headroom_bytes(charge_bytes: int, limit_bytes: int, excuse: Reprieve | None) -> int:
+    """Return how far a job is from its limit; 0 or less asks for the exact (and dear) reading."""
+    return limit_bytes - charge_bytes + (excuse.excused_bytes if excuse else 0)
 
 
 # ---- the container
@@ -194,19 +219,32 @@ def children_that_fit(budget_bytes: int, need_bytes: int | None) -> int:
 # ---- limits that follow from others
 
 
-def group_limit_bytes(limit_bytes: int) -> int:
-    """Return the kernel's limit for a job's own group: above ours, so that the watch, which can say more, is first."""
-    return limit_bytes + limit_bytes // 10 + GROUP_SLACK_BYTES
+def group_limit_bytes(limit_bytes: int, birth_bytes: int) -> int:
+    """Return the kernel's limit for a job's own group: above ours, so that the watch, which can say more, is first.
+
+    birth_bytes: what the child was born with. If it writes over that, the copies are charged to its group, by nobody's
+    fault.
+    """
+    return limit_bytes + limit_bytes // 10 + GROUP_SLACK_BYTES + birth_bytes
 
 
-def recycle_bytes(recycle_rss: int | None, memory_limit: int | None) -> int | None:
-    """Return from which growth on a child is replaced after its job.
+def implied_recycle_bytes(memory_limit: int) -> int:
+    """Return from which growth on a child is replaced after its job, where the queue does not say.
 
     A limit counts what earlier jobs of the child have left, so a child that has kept an eighth of it is replaced.
     """
-    if recycle_rss is not None or memory_limit is None:
-        return recycle_rss
     return max(RETAINED_MIN_BYTES, memory_limit // 8)
+
+
+def learnt_need_bytes(before: int, peak_bytes: int, budget_bytes: int, *, full: bool) -> int:
+    """Return what a queue's jobs are taken to need, after one of them.
+
+    Only a container that was full teaches (full: the job died of that): then jobs of its size are not run side by side
+    beyond what there is room for. With every job that goes well the fear is halved, down to what that job held.
+    """
+    if full:
+        return min(max(before, peak_bytes), budget_bytes)
+    return max(before // 2, min(before, peak_bytes))
 
 
 # ---- leaks

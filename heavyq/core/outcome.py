@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from heavyq.core.memory import in_words
+from heavyq.core.memory import MIB, in_words
 
 Reason = Literal[
     "exception",
@@ -29,6 +29,7 @@ Reason = Literal[
 REASONS: tuple[str, ...] = get_args(Reason)
 
 NEVER_RETRIED: frozenset[str] = frozenset({"invalid_payload", "unreadable", "stalled"})
+_LEFT_TOLD_BYTES = 8 * MIB
 MEMORY_DEATHS: frozenset[str] = frozenset({"memory_limit", "oom_killed"})
 
 
@@ -52,6 +53,20 @@ class Failure:
 
     def to_json(self, started: int) -> bytes:
         return json.dumps({"ats": started, **_plain(self)}, allow_nan=False).encode()
+
+    @property
+    def by_the_container(self) -> bool:
+        """True for a death by memory that others may have caused: the container was full, not the job over its own.
+
+        A job that held more than it had asked for is to blame all the same.
+        """
+        evidence = self.evidence or {}
+        asked = evidence.get("request_bytes")
+        if asked is not None and evidence.get("peak_bytes", 0) > asked:
+            return False
+        if self.reason == "oom_killed":
+            return evidence.get("limit_of") != "group"
+        return self.reason == "memory_limit" and evidence.get("limit_of") == "container"
 
     @property
     def trace(self) -> str:
@@ -112,11 +127,14 @@ def exited(code: int) -> Failure:
 class MemorySeen:
     """What the watch knew of a run when it was stopped, or last before it died. Sizes in bytes; None: not known.
 
-    charge: of the job, its processes and what it leaked; peak: the most that was seen. processes: the largest.
+    charge: of the job, its processes and what it leaked; peak: the most that was seen. left: of that, what earlier jobs
+    of the child have left in it. request: what its queue asked for. processes: the largest.
     """
 
     charge_bytes: int
     peak_bytes: int
+    left_bytes: int = 0
+    request_bytes: int | None = None
     processes: tuple[tuple[str, int], ...] = ()
     container_bytes: int | None = None
     container_limit_bytes: int | None = None
@@ -127,7 +145,8 @@ def over_its_limit(seen: MemorySeen, limit_bytes: int) -> Failure:
     return Failure(
         "memory_limit",
         f"stopped by heavyq: the job held {in_words(seen.charge_bytes)} of memory, its memory_limit is "
-        f"{in_words(limit_bytes)}",
+        f"{in_words(limit_bytes)}"
+        + (f" ({in_words(seen.left_bytes)} were left by earlier jobs)" if seen.left_bytes >= _LEFT_TOLD_BYTES else ""),
         evidence={
             "peak_bytes": seen.peak_bytes,
             "limit_bytes": limit_bytes,
@@ -204,6 +223,10 @@ def with_kill_below(failure: Failure, kill: OomKill) -> Failure:
 
 def _surroundings(seen: MemorySeen) -> dict[str, Any]:
     told: dict[str, Any] = {}
+    if seen.left_bytes >= _LEFT_TOLD_BYTES:
+        told["left_by_earlier_jobs_bytes"] = seen.left_bytes
+    if seen.request_bytes is not None:
+        told["request_bytes"] = seen.request_bytes
     if seen.container_bytes is not None:
         told |= {"container_bytes": seen.container_bytes, "container_limit_bytes": seen.container_limit_bytes}
     if seen.processes:

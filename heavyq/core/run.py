@@ -21,6 +21,7 @@ from heavyq.core.retry import After, Backoff, Final, Now, decide_memory_retry, d
 from heavyq.errors import ProtocolError
 
 DUTY_DELAY_MS = 60_000
+FULL_DELAY_MS = 5_000  # a container that was full needs a moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,15 +356,17 @@ def _after_failure(facts: JobFacts, failure: Failure, usage: Usage) -> Settlemen
 
 
 def _after_memory_death(facts: JobFacts, failure: Failure, usage: Usage) -> Settlement:
-    if not facts.memory_retry:
+    shared = failure.by_the_container  # others may have filled it: such a job is always run again
+    if not facts.memory_retry and not shared:
         return Fail(failure, usage)
+    least_ms = FULL_DELAY_MS if shared else 0
     match decide_memory_retry(strikes=facts.strikes, backoff=facts.backoff, rand=lambda: facts.roll):
         case Final(why):
             return Fail(replace(failure, detail=f"{failure.detail} ({why})"), usage)
         case Now():
-            return Strike(failure, usage, 0, facts.strikes + 1)
+            return Strike(failure, usage, least_ms, facts.strikes + 1)
         case After(delay_ms):
-            return Strike(failure, usage, delay_ms, facts.strikes + 1)
+            return Strike(failure, usage, max(least_ms, delay_ms), facts.strikes + 1)
 
 
 def _settle(settlement: Settlement) -> tuple[RunState, tuple[Action, ...]]:

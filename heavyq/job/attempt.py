@@ -20,7 +20,7 @@ from heavyq.errors import NotInJobProcess, PayloadError
 from heavyq.job import wire
 from heavyq.job.channel import Channel
 from heavyq.job.context import Job, JobInfo
-from heavyq.job.memory import DataLimit, at_its_limit
+from heavyq.job.memory import DataLimit, at_its_limit, beside_its_limit
 from heavyq.queue import registry
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 TRACE_MAX = 64 * 1024
 DETAIL_MAX = 4096
+_BRACKETS_MAX = 100  # of what may be added to a detail
 _OURS = str(Path(__file__).parent)
 
 
@@ -47,8 +48,13 @@ class _Sender:
         self._closed = True
 
 
-def attempt(birth: Birth, channel: Channel, head: Mapping[str, Any], parts: Mapping[bytes, bytes]) -> bytes | Failure:
-    """Run one job; return its result's JSON, or why it failed: each step can fail in its own way."""
+def attempt(
+    birth: Birth, channel: Channel, head: Mapping[str, Any], parts: Mapping[bytes, bytes], limit: DataLimit
+) -> bytes | Failure:
+    """Run one job; return its result's JSON, or why it failed: each step can fail in its own way.
+
+    limit: set and lifted here, around the function.
+    """
     queue = registry.queue_of(head["prefix"], head["queue"])
     name = parts[b"name"].decode("utf-8", "replace")
     processor = queue.processor_of(name)
@@ -68,22 +74,30 @@ def attempt(birth: Birth, channel: Channel, head: Mapping[str, Any], parts: Mapp
         return Failure("unreadable", str(error))
     sender = _Sender(channel, head["run"])
     job: Job[Any, Any] = Job(info, data, sender.send)
-    limit = DataLimit(head.get("memory_rlimit"))
     try:
         # Around the function alone: pydantic's core, in Rust, does not raise when memory is refused, it aborts.
         limit.set()
         value = processor.function(job)
-    except (SystemExit, KeyboardInterrupt) as error:
-        return Failure("exit", f"the job ended with {_one_line(error)}", stack=trace_of(error))
     except BaseException as error:  # noqa: BLE001 - the job pays, alone
-        met = limit.met_by(error)  # first of all: what follows needs memory
-        if met is not None:
-            return at_its_limit(met, _one_line(error), trace_of(error))
-        return Failure("exception", text_of(error)[:DETAIL_MAX] or type(error).__name__, stack=trace_of(error))
+        return _raised(error, limit)
     finally:
         limit.lift()
         sender.close()
     return _encode(queue, processor.result_codec.encode, value, head["max_result"])
+
+
+def _raised(error: BaseException, limit: DataLimit) -> Failure:
+    """Say what it means that the function raised. The limit is lifted first of all: the rest needs memory."""
+    used = limit.used_at(error)
+    line, stack = _one_line(error), trace_of(error)
+    if isinstance(error, SystemExit | KeyboardInterrupt):
+        return Failure("exit", f"the job ended with {line}", stack=stack)
+    if used is not None and used.proved:
+        return at_its_limit(used, line, stack)
+    detail = text_of(error)[:DETAIL_MAX] or type(error).__name__
+    if used is not None:
+        return beside_its_limit(used, detail[: DETAIL_MAX - _BRACKETS_MAX], stack)
+    return Failure("exception", detail, stack=stack)
 
 
 def _encode(queue: Queue[Any, Any], encode: Callable[[Any], bytes], value: Any, limit: int) -> bytes | Failure:

@@ -158,6 +158,7 @@ def _run_one(
     setproctitle(f"heavyq child {queue_name} {job_id}".replace("\0", "?"))
     procfs.reset_peak()
     started_s, cpu_before_s = time.monotonic(), _cpu_s()
+    limit = memory.DataLimit(head.get("memory_rlimit"))
     parts = dict(zip(wire.JOB_PARTS, frame.parts(), strict=True))
     _current = {
         "job_id": job_id,
@@ -166,7 +167,7 @@ def _run_one(
         "attempt": head["made"] + 1,
     }
     try:
-        result = attempt(birth, channel, head, parts)
+        result = attempt(birth, channel, head, parts, limit)
     finally:
         _current = None
     for stream in (sys.stdout, sys.stderr):
@@ -181,7 +182,8 @@ def _run_one(
     }
     # From here to the report nothing may raise: the job is done.
     held.after_job(held_bytes)  # the supervisor looks for leaks when it has the report
-    clean = leftovers.none_left(standing, birth.workdir)  # looks only: a result must not wait for the removal
+    # Looks only: a result must not wait for the removal. A limit that stays is left over, too.
+    clean = leftovers.none_left(standing, birth.workdir) and not limit.stuck
     about = {"run": head["run"], "clean": clean, "usage": usage, "cpu_total_s": round(cpu_s, 6)}
     if isinstance(result, Failure):
         about |= {"reason": result.reason, "detail": result.detail[:DETAIL_MAX], "evidence": result.evidence}
@@ -191,7 +193,7 @@ def _run_one(
     setproctitle("heavyq child idle")
     if clean:
         return None
-    return leftovers.remove_processes(standing) and leftovers.empty(birth.workdir)
+    return leftovers.remove_processes(standing) and leftovers.empty(birth.workdir) and not limit.stuck
 
 
 def _cpu_s() -> float:

@@ -17,17 +17,15 @@ _GRPC_THREADS = ("grpc_global_tim", "event_engine")
 _GRPC_LEAVES_WITHIN_S = 1.0
 
 
-def threads_left() -> list[str]:
-    """Return the names of the Python threads that run beside the main one."""
-    return [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
-
-
-def words_for(threads: list[str]) -> str:
-    """Say in one line what it means that these threads were left."""
-    names = ", ".join(map(repr, threads))
+def warning() -> str | None:
+    """Return what may go wrong in children that are forked from this process, None if nothing is known."""
+    threads = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if not threads:
+        return None
     return (
-        f"heavyq: threads that the imports or @preload left running: {names}. A forked child has none of them, and "
-        "waits for ever for what only they would do: start them in a @child_start function if jobs need them"
+        f"threads that the imports or @preload left running: {', '.join(map(repr, threads))}. A forked child has none "
+        "of them, and waits for ever for what only they would do: start them in a @child_start function if jobs need "
+        "them"
     )
 
 

@@ -1,7 +1,7 @@
 """Memory of the process that user code runs in: giving back what is free, and the limit around one job.
 
 Owns malloc_trim, RLIMIT_DATA, and the evidence that a job failed at that limit. It never calls a failure one of memory
-without it: an exception that was raised far below the limit stays what it is.
+without it: only an allocation that was refused is, and only if the figures bear it out.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import re
 import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from heavyq.core.memory import in_words
 from heavyq.core.outcome import Failure
 from heavyq.linux import procfs
 
 GROWN_MUCH_BYTES = 32 * 2**20
-_NEAR = 0.9  # of the limit in use when anything was raised
+_NEAR = 0.9  # of the limit in use when anything was raised: told beside it
 _NEAR_REFUSED = 0.5  # of it when an allocation was refused: a dict that grows asks for twice its size at once
 _CHAIN_MAX = 16
 _TORCH_ASKED = re.compile(r"can't allocate memory: you tried to allocate (\d+) bytes")
@@ -56,22 +57,31 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Met:
-    """That a job met its limit: what it held of its room. refused: the error itself tells of memory not given."""
+class Used:
+    """What a job held of its room when it raised.
+
+    refused: the error tells of memory that was not given. proved: the figures bear that out.
+    """
 
     used_bytes: int
     room_bytes: int
     refused: bool
+    proved: bool
+
+    @property
+    def evidence(self) -> dict[str, Any]:
+        return {"peak_bytes": self.used_bytes, "limit_bytes": self.room_bytes, "limit_of": "rlimit"}
 
 
 class DataLimit:
     """Soft RLIMIT_DATA around one job: what it has now, plus the job's room. Its subprocesses inherit it.
 
-    room_bytes: None for no limit.
+    room_bytes: None for no limit. stuck: it could not be lifted, so this process must take no other job.
     """
 
     def __init__(self, room_bytes: int | None) -> None:
         self.room_bytes = room_bytes
+        self.stuck = False
         self._before: tuple[int, int] | None = None
         self._data_bytes = self._peak_bytes = 0
 
@@ -89,13 +99,20 @@ class DataLimit:
         self._before = before
 
     def lift(self) -> None:
-        """End it; may be called twice. What we do after an error must not meet the limit itself."""
-        if self._before is not None:
-            before, self._before = self._before, None
+        """End it; may be called twice. What we do after an error must not meet the limit itself. Never raises."""
+        if self._before is None:
+            return
+        before, self._before = self._before, None
+        try:
             resource.setrlimit(resource.RLIMIT_DATA, before)
+        except (ValueError, OSError):  # the job has lowered its hard limit, and who is not root cannot raise it again
+            self.stuck = True
+            with contextlib.suppress(ValueError, OSError):
+                hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+                resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
 
-    def met_by(self, error: BaseException) -> Met | None:
-        """Lift the limit; tell whether it is what the error comes from, None if nothing shows it.
+    def used_at(self, error: BaseException) -> Used | None:
+        """Lift the limit; return what a reader of the error must know of it, None if it had nothing to do with it.
 
         To be asked while the error's frames still hold what they held. Only private writable memory is evidence: the
         peak of resident memory counts files that are mapped, so it speaks only where an allocation was refused.
@@ -106,26 +123,30 @@ class DataLimit:
         held = max(0, procfs.data_bytes() - self._data_bytes)
         refused = [asked for one in _chain(error) if (asked := _refused(one)) is not None]
         if not refused:
-            return self._met(held, _NEAR, refused=False)
+            near = held >= self.room_bytes * _NEAR
+            return Used(held, self.room_bytes, refused=False, proved=False) if near else None
         if held + max(refused) > self.room_bytes:
-            return self._met(held, 0.0, refused=True)
+            return Used(held, self.room_bytes, refused=True, proved=True)
         peak = min(procfs.peak_rss_bytes() - self._peak_bytes, self.room_bytes)  # it may have let go meanwhile
-        return self._met(max(held, peak), _NEAR_REFUSED, refused=True)
-
-    def _met(self, used_bytes: int, near: float, *, refused: bool) -> Met | None:
-        assert self.room_bytes is not None
-        return Met(used_bytes, self.room_bytes, refused) if used_bytes >= self.room_bytes * near else None
+        used = max(held, peak)
+        return Used(used, self.room_bytes, refused=True, proved=used >= self.room_bytes * _NEAR_REFUSED)
 
 
-def at_its_limit(met: Met, error: str, stack: str) -> Failure:
-    """Word the failure of a job that met its RLIMIT_DATA. error: what it raised, one line."""
-    used, room = in_words(met.used_bytes), in_words(met.room_bytes)
-    if met.refused:
-        why = f"the kernel refused it memory (memory_rlimit): it held {used}, its limit is {room}; it raised {error}"
-    else:
-        why = f"it raised {error}, when it held {used} and could have no more than {room} (memory_rlimit)"
-    evidence = {"peak_bytes": met.used_bytes, "limit_bytes": met.room_bytes, "limit_of": "rlimit"}
-    return Failure("memory_limit", why, stack=stack, evidence=evidence)
+def at_its_limit(used: Used, error: str, stack: str) -> Failure:
+    """Word the failure of a job that was refused memory by its RLIMIT_DATA. error: what it raised, one line."""
+    held, room = in_words(used.used_bytes), in_words(used.room_bytes)
+    why = f"the kernel refused it memory (memory_rlimit): it held {held}, its limit is {room}; it raised {error}"
+    return Failure("memory_limit", why, stack=stack, evidence=used.evidence)
+
+
+def beside_its_limit(used: Used, detail: str, stack: str) -> Failure:
+    """Word an exception of a job, of which it is not known that the RLIMIT_DATA is its cause, with how near it was.
+
+    Some libraries have no word for memory that was refused; and most errors of a job that held much are its own.
+    """
+    held, room = in_words(used.used_bytes), in_words(used.room_bytes)
+    why = f"{detail} (memory_rlimit: {room}, {held} held)"
+    return Failure("exception", why, stack=stack, evidence=None if used.refused else used.evidence)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -1,7 +1,7 @@
 """What TERM, INT and HUP mean in zygote and child: nothing. In what the job forks: what they always mean.
 
-Owns the handlers and their change at a fork. A signal to the whole tree (systemd, Ctrl-C of a process group) must
-not end a job; but a job's own `Process.terminate()` must.
+Owns the handlers and their change at a fork, and that the zygote hears of the deaths below it. A signal to the whole
+tree (systemd, Ctrl-C of a process group) must not end a job; but a job's own `Process.terminate()` must.
 """
 
 from __future__ import annotations
@@ -20,6 +20,11 @@ def shrug() -> None:
     """Let these signals do nothing here. A handler, not SIG_IGN, which programs that the job execs would inherit."""
     for signum in SHRUGGED:
         signal.signal(signum, _nothing)
+
+
+def hear_of_deaths() -> None:
+    """Undo what a module has made of SIGCHLD: where it is ignored, or its handler reaps, nobody else can wait."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def restore_in_forks() -> None:

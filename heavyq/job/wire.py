@@ -10,13 +10,15 @@ import struct
 from heavyq.bullmq.job_hash import CHECKPOINT as CHECKPOINT_FIELD
 
 # supervisor -> zygote
-CONFIGURE = b"C"  # head: {modules, redis_url, prefix, nofile, bare}; bare: import nothing of the user's
+# head: {modules, redis_url, prefix, nofile, bare, canary_s}; bare: import nothing of the user's; canary_s: may be left
+# out, see `job.canary`
+CONFIGURE = b"C"
 FORK = b"F"  # head: {child, slot, workdir, nice, oom_score_adj, group}; two descriptors come with it: socket, log pipe
 CHECK = b"H"  # prove by a throw-away child that a fork of this zygote can work
 
 # zygote (or a middle process) -> supervisor
 CATALOGUE = b"K"  # head: {}; body: JSON, see `job.catalogue`; an empty object from a bare zygote
-CHECKED = b"D"  # head: {problem}, null when there is none; body: text of the stack
+CHECKED = b"D"  # head: {problem, warning}, each null when there is none; body: text of the problem's stack
 BROKEN = b"B"  # head: {error}; body: traceback text. The zygote ends after it
 FORKED = b"N"  # head: {child, pid}
 NOT_FORKED = b"E"  # head: {child, error}

@@ -29,8 +29,8 @@ from setproctitle import setproctitle
 from heavyq.config import why_it_does_not_import
 from heavyq.errors import ConfigError
 from heavyq.job import hazards, loading, wire
-from heavyq.job.canary import Canary
-from heavyq.job.signals import shrug
+from heavyq.job.canary import LIMIT_S, Canary
+from heavyq.job.signals import hear_of_deaths, shrug
 from heavyq.job.trials import trials
 from heavyq.linux.frames import Frame, FrameReader, pack
 from heavyq.linux.process import close_quietly, die_with_parent, oom_score_adj, set_oom_score_adj
@@ -120,8 +120,7 @@ class _Zygote:
             self._sock.sendall(pack(wire.BROKEN, {"error": why}, _trace(error)))
             return ConfigError.exit_code
         loading.settle()
-        if threads := hazards.threads_left():
-            _say(hazards.words_for(threads))
+        hear_of_deaths()
         self._sock.sendall(pack(wire.CATALOGUE, None, json.dumps(catalogue).encode()))
         while (request := self._requests.next()) is not None:
             frame, fds = request
@@ -137,8 +136,10 @@ class _Zygote:
         """Tell whether forks of this process can work; by a canary, where nothing is known against them."""
         problem, stack = hazards.refusal(), ""
         if problem is None and (tried := trials()):
-            problem, stack = self._send_canary(Canary(tried))
-        self._sock.sendall(pack(wire.CHECKED, {"problem": problem}, stack.encode("utf-8", "replace")))
+            limit_s = self._config.get("canary_s", LIMIT_S)
+            problem, stack = self._send_canary(Canary(tried, limit_s=limit_s))
+        head = {"problem": problem, "warning": hazards.warning()}
+        self._sock.sendall(pack(wire.CHECKED, head, stack.encode("utf-8", "replace")))
 
     def _send_canary(self, canary: Canary) -> tuple[str | None, str]:
         try:
@@ -225,12 +226,6 @@ def _end(run: Callable[[], int]) -> NoReturn:
             with contextlib.suppress(Exception):
                 stream.flush()
         os._exit(code)
-
-
-def _say(line: str) -> None:
-    """Put a line into the worker's log, whatever the user's modules have made of the streams."""
-    with contextlib.suppress(OSError):
-        os.write(2, f"{line}\n".encode("utf-8", "replace"))
 
 
 def _trace(error: BaseException) -> bytes:

@@ -36,10 +36,14 @@ class Accounts:
 
     def open(self, run: Run, child: ChildProcess, settings: QueueSettings) -> None:
         """The run begins in this child: measure it, and tell the kernel its limit where the child has a group."""
-        run.meter = RunMeter(run.number, monotonic_s(), settings.memory_limit, settings.memory_request)
+        left = child.meter.held_bytes if child.meter else 0
+        run.meter = RunMeter(
+            run.number, monotonic_s(), settings.memory_limit, settings.memory_request, left_bytes=max(0, left)
+        )
         if child.group is not None:
             child.group_kills, child.group_hits = child.group.oom_kills(), child.group.limit_hits()
-            limit = memory.group_limit_bytes(settings.memory_limit) if settings.memory_limit else None
+            birth = child.meter.birth_bytes if child.meter else 0
+            limit = memory.group_limit_bytes(settings.memory_limit, birth) if settings.memory_limit else None
             if limit != child.group_limit:
                 with contextlib.suppress(OSError):  # it is dying
                     child.group.set_limit(limit)
@@ -63,6 +67,10 @@ class Accounts:
                 leak.recycled += 1
                 about = {"child": child.number, "queue": run.queue.name, "job_name": name}
                 self._log.info("child recycled", why=action.why, **about, **told(leak))
+
+    def container_is_full(self) -> bool:
+        """Tell whether the container's use was at its mark when it was last looked at."""
+        return self._watch.full
 
     def tell_leaks(self) -> None:
         """Put the ledger in the log: the worker ends."""

@@ -1,12 +1,13 @@
-"""Whether a queue's next job has room: what its queue declares, against what runs and the worker's memory budget.
+"""Whether a queue's next job has room: what it needs, against what runs and the worker's memory budget.
 
-Owns how long a queue has been kept waiting for room. Leases nothing and measures nothing: control asks before it
-leases, the watch has measured what runs. The rules are `core.memory`'s.
+Owns how long a queue has been kept waiting for room, and what is learnt when the container was full. Leases nothing and
+measures nothing: control asks before it leases, the watch has measured what runs. The rules are `core.memory`'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from heavyq.core import memory
 from heavyq.core import run as life
@@ -14,41 +15,84 @@ from heavyq.worker.runs import Run
 from heavyq.worker.served import Served
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What is known of the memory here.
+
+    budget_bytes: for all jobs. charge_of: what a run holds now. born_bytes: what children hold without a job. full: the
+    container's use is at its mark.
+    """
+
+    budget_bytes: int
+    charge_of: Callable[[Run], int]
+    born_bytes: Callable[[], int]
+    full: Callable[[], bool]
+
+
 class Admission:
-    """The room for one worker's jobs. charge_of: what a run holds now, in bytes."""
+    """The room for one worker's jobs."""
 
-    def __init__(self, budget_bytes: int, served: Sequence[Served], charge_of: Callable[[Run], int]) -> None:
-        self._budget_bytes, self._served, self._charge_of = budget_bytes, served, charge_of
-        self._asks = any(one.settings.memory_request for one in served)
+    def __init__(self, served: Sequence[Served], room: Room) -> None:
+        self._served, self._room = served, room
 
-    def look(self, runs: Iterable[Run], now_s: float) -> None:
-        """Find out for every queue whether its next job would fit now. To be called before each lease."""
-        if not self._asks:
-            return
-        held = self._held(runs)
-        for one in self._served:
-            request = one.settings.memory_request
-            one.has_room = not request or memory.fits(request, self._budget_bytes, held)
-            wants = one.worth_asking(now_s) and one.held < one.limit
-            if one.has_room or not wants:
-                one.blocked_since_s = None
-            elif one.blocked_since_s is None:
-                one.blocked_since_s = now_s
-        first = memory.goes_first([one.blocked_since_s for one in self._served], now_s)
-        if first is not None:
+    def look(self, runs: Iterable[Run], now_s: float) -> Served | None:
+        """Find out for every queue whether its next job would fit now. To be called before each lease.
+
+        Return a queue that would go first, as it has had no room for long, if only it is known that a job waits in it.
+        """
+        if self._room.full():
             for one in self._served:
-                one.has_room &= not one.settings.memory_request
-
-    def _held(self, runs: Iterable[Run]) -> list[memory.Reserved]:
-        """Return what is reserved: by the runs that are in a child or wait for one, and by leases without an answer."""
-        held = []
-        unanswered = {id(one): one.held for one in self._served}
-        by_key = {one.key: one for one in self._served}
-        for run in runs:
-            one = by_key[run.queue]
-            unanswered[id(one)] -= 1
-            if isinstance(run.state, life.Leased | life.Running | life.Stopping):
-                held.append(memory.Reserved(one.settings.memory_request or 0, self._charge_of(run)))
+                one.has_room = False
+            return None
+        if not any(one.request_bytes for one in self._served):
+            for one in self._served:
+                one.has_room = True
+            return None
+        held = self._held(runs)
+        reserved = [one for _, one in held]
+        budget = self._room.budget_bytes - self._room.born_bytes()
         for one in self._served:
-            held += [memory.Reserved(one.settings.memory_request or 0, 0)] * max(0, unanswered[id(one)])
-        return held
+            one.has_room = not one.request_bytes or memory.fits(one.request_bytes, budget, reserved)
+            self._note_blocked(one, now_s)
+        return self._let_go_first(held, budget, now_s)
+
+    def learn(self, served: Served, peak_bytes: int, *, full: bool) -> None:
+        """Take to heart what a job held: full: it died as the container was full; else it went well."""
+        if full or served.need_bytes:
+            served.need_bytes = memory.learnt_need_bytes(
+                served.need_bytes, peak_bytes, self._room.budget_bytes - self._room.born_bytes(), full=full
+            )
+
+    @staticmethod
+    def _note_blocked(one: Served, now_s: float) -> None:
+        if one.has_room or not one.worth_asking(now_s) or one.held >= one.limit:
+            one.blocked_since_s = None
+        elif one.blocked_since_s is None:
+            one.blocked_since_s = now_s
+
+    def _let_go_first(self, held: list[tuple[Served, memory.Reserved]], budget: int, now_s: float) -> Served | None:
+        """Leave no room to others while a queue has waited for its own too long."""
+        index = memory.goes_first([one.blocked_since_s for one in self._served], now_s)
+        if index is None:
+            return None
+        first = self._served[index]
+        beyond = [reserved for one, reserved in held if not one.request_bytes]
+        if not memory.fits(first.request_bytes, budget, beyond):
+            return None  # what stands in its way are jobs that ask for nothing: holding back others is no help
+        assert first.blocked_since_s is not None
+        if first.seen_work_s < first.blocked_since_s:
+            return first
+        for one in self._served:
+            one.has_room &= not one.request_bytes
+        return None
+
+    def _held(self, runs: Iterable[Run]) -> list[tuple[Served, memory.Reserved]]:
+        """Return what is reserved: by the runs that are in a child or wait for one, and by leases without an answer."""
+        by_key = {one.key: one for one in self._served}
+        held = [
+            (one, memory.Reserved(one.request_bytes, self._room.charge_of(run)))
+            for run in runs
+            if isinstance(run.state, life.Leased | life.Running | life.Stopping)
+            for one in (by_key[run.queue],)
+        ]
+        return held + [(one, memory.Reserved(one.request_bytes, 0)) for one in self._served for _ in range(one.asked)]

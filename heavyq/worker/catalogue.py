@@ -12,7 +12,7 @@ from typing import Any
 from heavyq.bullmq.keys import QueueKey
 from heavyq.config import Profile, QueueSettings, RunSettings, children_wanted, of_worker_type, resolve_queue
 from heavyq.core.child import ChildLimits
-from heavyq.core.memory import children_that_fit, recycle_bytes
+from heavyq.core.memory import children_that_fit
 from heavyq.errors import ConfigError, UsageError
 from heavyq.store import embedded
 from heavyq.worker.crew import ChildKind
@@ -59,18 +59,24 @@ def read_catalogue(raw: _Declared, settings: RunSettings, default_url: str | Non
     return Catalogue(url, queues, min(wanted, fitting), capped=wanted if fitting < wanted else None)
 
 
-def kind_of(settings: QueueSettings) -> ChildKind:
-    """Return the child options of a queue; queues of equal kind share children."""
-    return ChildKind(
-        nice=settings.nice,
-        oom_score_adj=settings.oom_score_adj,
-        limits=ChildLimits(
-            settings.max_jobs_per_child,
-            recycle_bytes(settings.recycle_rss, settings.memory_limit),
-            settings.max_child_age_s,
-        ),
-        start_method=settings.start_method,
-    )
+def kinds_of(queues: Mapping[QueueKey, QueueSettings]) -> dict[QueueKey, ChildKind]:
+    """Return the child options of each queue; queues of equal kind share children.
+
+    Where recycle_rss only follows from the limits, queues with different ones share children too: with the smallest.
+    """
+    implied = [s.recycle_rss for s in queues.values() if s.recycle_implied and s.recycle_rss is not None]
+    smallest = min(implied, default=None)
+    return {
+        key: ChildKind(
+            nice=s.nice,
+            oom_score_adj=s.oom_score_adj,
+            limits=ChildLimits(
+                s.max_jobs_per_child, smallest if s.recycle_implied else s.recycle_rss, s.max_child_age_s
+            ),
+            start_method=s.start_method,
+        )
+        for key, s in queues.items()
+    }
 
 
 def _choose(raw: _Declared, settings: RunSettings) -> Sequence[_Declared]:

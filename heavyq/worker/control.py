@@ -20,6 +20,7 @@ from heavyq.bullmq.lease import LeasedJob, LeaseRefused, LeaseReply, NothingToLe
 from heavyq.bullmq.op import Op
 from heavyq.bullmq.ops import Settled
 from heavyq.bullmq.ops.checkpoint import checkpoint
+from heavyq.bullmq.ops.counts import Counts, counts
 from heavyq.bullmq.ops.lease import lease
 from heavyq.bullmq.ops.progress import progress
 from heavyq.bullmq.ops.wake import wake
@@ -32,7 +33,7 @@ from heavyq.job import wire
 from heavyq.linux.clock import epoch_ms, monotonic_s
 from heavyq.linux.frames import Frame, pack_parts
 from heavyq.worker.accounts import Accounts
-from heavyq.worker.admission import Admission
+from heavyq.worker.admission import Admission, Room
 from heavyq.worker.commands import Command, Commands
 from heavyq.worker.crew import ChildKind, Crew
 from heavyq.worker.deaths import Death
@@ -66,7 +67,8 @@ class Control:
     ) -> None:
         self.served = served
         self._accounts, self._notes = accounts, Notes()
-        self._admission = Admission(budget_bytes, served, self._charge_of)
+        room = Room(budget_bytes, self._charge_of, lambda: self.crew.born_bytes, accounts.container_is_full)
+        self._admission = Admission(served, room)
         self._by_key = {s.key: s for s in served}
         self._commands, self._vouched = commands, vouched
         self._worker_id, self._name, self._concurrency = worker_id, name, concurrency
@@ -118,13 +120,27 @@ class Control:
 
     def _next_queue(self) -> Served | None:
         now_s = monotonic_s()
-        self._admission.look(self.runs.values(), now_s)
+        if (unsure := self._admission.look(self.runs.values(), now_s)) is not None:
+            self._ask_for_work(unsure, now_s)
         views = [fleet.QueueView(s.limit, s.held, s.has_room and s.worth_asking(now_s)) for s in self.served]
         index = fleet.next_queue(views, self._turn)
         if index is None:
             return None
         self._turn = index
         return self.served[index]
+
+    def _ask_for_work(self, served: Served, now_s: float) -> None:
+        """Find out whether a job waits in a queue that has no room, before others are held back for it."""
+        served.seen_work_s = now_s  # asked; the answer takes it back if nothing is there
+
+        def answer(reply: Counts | HeavyqError) -> None:
+            if isinstance(reply, Counts) and (reply.paused or not (reply.waiting or reply.prioritized)):
+                served.may_have_work = False
+                served.empty_since_s = monotonic_s()
+                served.blocked_since_s = None
+            self.changed = True
+
+        self._commands.send(Command(counts(served.key), answer))
 
     def _charge_of(self, run: Run) -> int:
         """Return what a run holds: as the watch saw it last, or its child alone now, whichever is more."""
@@ -137,6 +153,7 @@ class Control:
         asked_s = monotonic_s()
         op = {"token": token, "now_ms": epoch_ms(), "lock_ms": served.lock_ms, "worker_name": self._name}
         self._asked += 1
+        served.asked += 1
         served.held += 1
         served.marker_taken = False
         return Command(
@@ -147,9 +164,11 @@ class Control:
 
     def _leased(self, served: Served, reply: LeaseReply | HeavyqError, asked_s: float) -> None:
         self._asked -= 1
+        served.asked -= 1
         match reply:
             case LeasedJob():
                 served.may_have_work = True
+                served.seen_work_s = monotonic_s()
                 self._begin(served, reply, asked_s)
             case NothingToLease():
                 self._found_nothing(served, reply.next_due_ms)
@@ -199,7 +218,12 @@ class Control:
 
     @staticmethod
     def _is_idle(child: ChildProcess) -> bool:
-        return child.killed_by_us is None and isinstance(child.state, child_life.Ready) and child.state.idle
+        return (
+            child.killed_by_us is None
+            and not child.dead
+            and isinstance(child.state, child_life.Ready)
+            and child.state.idle
+        )
 
     def _assign(self, run: Run, child: ChildProcess) -> None:
         run.child = child.number
@@ -295,6 +319,7 @@ class Control:
 
     def _settle(self, run: Run, settlement: life.Settlement) -> None:
         self._notes.end(run, settlement)
+        self._learn(run, settlement)
         if isinstance(settlement, life.Fail | life.RetryNow | life.RetryLater | life.Strike):
             self._log_cause(run, settlement.failure)
         if run in self._waiting:
@@ -302,6 +327,14 @@ class Control:
         settle = Command(self._settle_op(run, settlement), lambda reply: self._settled(run, reply))
         following = self._lease_behind(run)
         self._commands.send(settle, *following)
+
+    def _learn(self, run: Run, settlement: life.Settlement) -> None:
+        """A container that was full teaches what the queue's jobs need; each that goes well takes a part of it back."""
+        peak = run.meter.peak_bytes if run.meter else 0
+        if isinstance(settlement, life.Complete):
+            self._admission.learn(self._by_key[run.queue], peak, full=False)
+        elif isinstance(settlement, life.Fail | life.Strike) and settlement.failure.by_the_container:
+            self._admission.learn(self._by_key[run.queue], peak, full=True)
 
     def _settle_op(self, run: Run, settlement: life.Settlement) -> Op[Settled]:
         """Return the operation; what a stranger's fields make impossible to tell is left out, the outcome never."""
@@ -419,15 +452,16 @@ class Control:
         if run is not None and run.number == excess.run:
             self._apply(run, life.MemoryExceeded(excess.failure))
         elif child.meter is not None and not child.killed_by_us:
-            child.meter.thaw()  # the run that it was about is over
             if excess.run is None and run is None:
                 self._log.warning("an idle child is killed: the container is nearly full", child=child.number)
                 self.crew.kill(child, excess.failure.detail)
+            else:
+                child.meter.thaw()  # the run that it was about is over
 
     def crowded(self, used_bytes: int, limit_bytes: int) -> None:
         """The container is nearly full, and no job of ours holds what would make room."""
         use, limit = memory.in_words(used_bytes), memory.in_words(limit_bytes)
-        self._log.warning("the container is nearly full, and not by a job", used=use, limit=limit)
+        self._log.warning("the container is nearly full, and not by a job: none is begun", used=use, limit=limit)
 
     def _run_of(self, child: ChildProcess) -> Run | None:
         state = child.state
@@ -525,5 +559,5 @@ def _leaving(child: ChildProcess) -> bool:
     """True for a child without a run that cannot take one either: it still holds its seat."""
     state = child.state
     if isinstance(state, child_life.Ready) and state.run is None:
-        return not state.clean or child.killed_by_us is not None
+        return not state.clean or child.killed_by_us is not None or child.dead
     return isinstance(state, child_life.Retiring)

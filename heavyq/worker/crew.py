@@ -40,6 +40,8 @@ FAILURES_IN_A_ROW_MAX = 5
 _PAUSE_FIRST_S = 0.1
 _LONG_LIFE_S = 60.0  # a zygote that lived so long had imported well: its end begins a new count
 _GROUP_GRACE_S = 2.0  # multiprocessing's trackers have a second to empty /dev/shm
+_SLOW_START_S = 30.0
+_FROZEN_MAX_S = 10.0  # the kernel did not let the watch read it
 _CLOSED_TICKS = 3  # a process that dies closes its files a while before its pidfd tells of it
 
 
@@ -93,6 +95,7 @@ class Crew:
         self.fatal: HeavyqError | None = None
         self._log = structlog.get_logger().bind(thread="control")
         self._nurseries: dict[str, Nursery] = {}
+        self._born_most_bytes = 0
         self._deaths = Deaths(tools.rises)
         self._old_groups: list[tuple[float, Group]] = []  # of the dead, since when
 
@@ -125,6 +128,10 @@ class Crew:
         """The zygotes that are there."""
         return [pid for nursery in self._nurseries.values() for pid in nursery.pids]
 
+    def end_zygote(self) -> None:
+        """Nobody is forked from it: what it has imported is not kept for nothing."""
+        self._nurseries["fork"].end()
+
     def check_forks(self) -> None:
         """Ask the zygote whether its forks can work; its event `checked` answers."""
         self._nurseries["fork"].check()
@@ -155,14 +162,22 @@ class Crew:
         try:
             workdir.mkdir(mode=0o700, parents=True)
             child = ChildProcess(number, slot, kind, kind.limits, workdir, self._loop.now_s)
-            if self._groups is not None:
-                child.group = self._groups.make(f"{self._base.name}-{number}")
         except OSError as error:  # no space, no descriptors: tried again a few times
             self._count_failure(f"{type(error).__name__}: {error}")
             return
+        child.group = self._make_group(number)
         self.children[number] = child
         child.watch(self._loop, self._frame, self._events.line, self._broken)
         self._nurseries[kind.start_method].ask(child)
+
+    def _make_group(self, number: int) -> Group | None:
+        if self._groups is None:
+            return None
+        try:
+            return self._groups.make(f"{self._base.name}-{number}")
+        except OSError as error:
+            self._log.warning("a child has no kernel group of its own", child=number, error=str(error))
+            return None
 
     def _renew(self, child: ChildProcess) -> bool:
         child.close_channel()
@@ -244,10 +259,9 @@ class Crew:
     def _measure(self, child: ChildProcess) -> None:
         assert child.pid is not None
         assert child.pidfd is not None
-        kind = child.kind
-        assert isinstance(kind, ChildKind)
+        zygote_pid = self._nurseries[_kind(child).start_method].pid
         try:
-            child.meter = ChildMeter(child.number, child.pid, child.pidfd, self._nurseries[kind.start_method].pid)
+            child.meter = ChildMeter(child.number, child.pid, child.pidfd, zygote_pid)
         except OSError as error:
             self._log.error("a child cannot be measured: it is not used", child=child.number, error=str(error))
             self.kill(child, f"it cannot be measured: {error}")
@@ -290,6 +304,7 @@ class Crew:
             if child.ticks_closed >= _CLOSED_TICKS and not child.killed_by_us:
                 self.kill(child, "it closed its channel to the worker")
             child.release_lines()
+            self._tick_child(child)
             self.apply(child, life.Ticked())
         self._judge_deaths()
         for nursery in self._nurseries.values():
@@ -298,6 +313,26 @@ class Crew:
             (since_s, group) for since_s, group in self._old_groups if not self._removed(group, since_s)
         ]
         self.judge()
+
+    def _tick_child(self, child: ChildProcess) -> None:
+        slow = isinstance(child.state, life.Starting) and self._loop.now_s - child.asked_s > _SLOW_START_S
+        if slow and not child.told_slow:
+            child.told_slow = True
+            spawned = _kind(child).start_method == "spawn"
+            what = "its imports or a @child_start hook" if spawned else "a @child_start hook"
+            self._log.warning(f"a child is not ready yet: {what} may hang", child=child.number, after_s=_SLOW_START_S)
+        meter = child.meter
+        if meter is not None and meter.frozen_s is not None and monotonic_s() - meter.frozen_s > _FROZEN_MAX_S:
+            self._log.error("a child stood still and was not judged: it goes on", child=child.number)
+            meter.thaw()
+
+    @property
+    def born_bytes(self) -> int:
+        """What the children have made for themselves before any job, and a next one would."""
+        born = [child.meter.born_bytes for child in self.children.values() if child.meter is not None]
+        self._born_most_bytes = max([self._born_most_bytes, *born])
+        missing = min(1, max(0, self.concurrency - len(born)))
+        return sum(born) + missing * self._born_most_bytes
 
     def turned(self) -> None:
         """The loop went round: look below if a death has left orphans to us."""
@@ -361,6 +396,7 @@ class Crew:
             assert child.pidfd is not None
             self._by_pid.pop(child.pid)
             self._loop.unwatch(child.pidfd)
+            child.dead = True
         return ended
 
     def remove_groups(self) -> None:
@@ -396,8 +432,12 @@ class Crew:
         self._judge_soon = True  # what it left behind fell to us, and no signal tells of that
 
 
+def _kind(child: ChildProcess) -> ChildKind:
+    assert isinstance(child.kind, ChildKind)
+    return child.kind
+
+
 def _fork_options(child: ChildProcess) -> Mapping[str, Any]:
-    kind = child.kind
-    assert isinstance(kind, ChildKind)
+    kind = _kind(child)
     group = child.group.path if child.group else None
     return {"nice": kind.nice, "oom_score_adj": kind.oom_score_adj, "group": group}

@@ -28,19 +28,20 @@ _SHARED_ASKED_BYTES = 32 * MIB  # 20 to 60 us more: an interpreter and its libra
 class RunMeter:
     """One run as it is measured. Sizes in bytes; `charge_bytes` is the last, `peak_bytes` the largest seen.
 
-    limit_bytes: its memory_limit. request_bytes: what its queue asked for. excuse: why it is not looked at closely
-    although it seems over its limit. stopped: its end was asked for. peak_rss_bytes: the tree's resident memory.
+    limit_bytes: its memory_limit. request_bytes: what its queue asked for. left_bytes: of its charge, what earlier jobs
+    of the child have left. excuse: why it is not looked at closely
+    although it seems over its limit. peak_rss_bytes: the tree's resident memory.
     """
 
     run: int
     began_s: float
     limit_bytes: int | None
     request_bytes: int | None
+    left_bytes: int = 0
     charge_bytes: int = 0
     peak_bytes: int = 0
     peak_rss_bytes: int = 0
     excuse: Reprieve | None = None
-    stopped: bool = False
     timeline: Timeline = field(default_factory=Timeline)
 
     def take(self, now_s: float, charge_bytes: int, rss_bytes: int) -> None:
@@ -52,7 +53,7 @@ class RunMeter:
 
     def seen(self, processes: tuple[tuple[str, int], ...] = ()) -> MemorySeen:
         """Return what is known, as evidence."""
-        return MemorySeen(self.charge_bytes, self.peak_bytes, processes)
+        return MemorySeen(self.charge_bytes, self.peak_bytes, self.left_bytes, self.request_bytes, processes)
 
 
 class ChildMeter:
@@ -61,8 +62,13 @@ class ChildMeter:
     def __init__(self, number: int, pid: int, pidfd: int, zygote_pid: int | None) -> None:
         """Open what is read. Raises OSError when no descriptor is left; a child that is dead reads as nothing."""
         self.number, self.pid, self.zygote_pid = number, pid, zygote_pid
-        self._pidfd = os.dup(pidfd)  # control closes its own whenever it likes
         self._statm = procfs.StatmFile(pid)
+        try:
+            self._pidfd = os.dup(pidfd)  # control closes its own whenever it likes
+        except OSError:
+            self._statm.close()
+            raise
+        self.frozen_s: float | None = None  # since when it stands still, until control has decided
         self.run: RunMeter | None = None
         self.gone = False
         self.closed = False
@@ -70,6 +76,11 @@ class ChildMeter:
         self.birth_bytes = first.charge_bytes
         self.birth_rss_bytes = first.resident_bytes
         self._birth_shared_bytes = first.shared_bytes
+        zygote = procfs.charge_bytes(zygote_pid) if zygote_pid else None
+        below = sum(one.charge_bytes for _, one in _below(pid))
+        self._birth_below_bytes = below  # what @child_start has started: no job's
+        # What the child and its helpers have made before any job, beyond what they have from the zygote.
+        self.born_bytes = max(0, first.charge_bytes - (zygote or 0)) + below
         self.alive_s = monotonic_s()  # when it was last seen alive
         self.held_bytes = 0  # after its last run: what is more by the end of the next is that one's
 
@@ -77,11 +88,6 @@ class ChildMeter:
         """Return what the child itself holds above its birth. 1 us."""
         now = self._statm.read()
         return now.charge_bytes - self.birth_bytes if now else 0
-
-    def rss_bytes(self) -> int:
-        """Return the child's resident memory."""
-        now = self._statm.read()
-        return now.resident_bytes if now else 0
 
     def lost_bytes(self) -> int:
         """Return what its run once held and the child, which lives, does not now: a process below it may be gone."""
@@ -99,7 +105,7 @@ class ChildMeter:
         now_s = monotonic_s()
         if now_s - self.alive_s >= _ALIVE_GAP_S and not procfs.is_dying(self.pid):
             self.alive_s = now_s
-        charge = own.charge_bytes - self.birth_bytes
+        charge = own.charge_bytes - self.birth_bytes - self._birth_below_bytes
         charge += _shared_memory(self.pid, own.shared_bytes - self._birth_shared_bytes)
         rss = own.resident_bytes
         for pid, one in _below(self.pid):
@@ -108,12 +114,14 @@ class ChildMeter:
         return max(0, charge), rss
 
     def freeze(self) -> None:
-        """Stop the child where it is, so that it takes no more memory while it is judged."""
+        """Stop the child itself where it is, while it is judged; what stands below it goes on."""
+        self.frozen_s = monotonic_s()
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Let it go on."""
+        self.frozen_s = None
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)
 
@@ -130,7 +138,7 @@ class ChildMeter:
         below = [held for pid, _ in _below(self.pid) if (held := _held(pid)) is not None]
         return _held(self.pid), below
 
-    def zygote_lends_bytes(self) -> int:
+    def lent_bytes(self) -> int:
         """Return how much of the zygote's memory others bear; all that the child was born with if it cannot be read."""
         zygote = procfs.rollup(self.zygote_pid) if self.zygote_pid else None
         if zygote is None:
@@ -177,6 +185,7 @@ def _shared_memory(pid: int, shared_bytes: int) -> int:
 def _held(pid: int) -> Held | None:
     exact = procfs.rollup(pid)
     if exact is not None:
-        return Held(exact.anon_bytes, exact.pss_anon_bytes + exact.pss_shmem_bytes, exact.lazy_free_bytes)
+        pss = exact.pss_anon_bytes + exact.pss_shmem_bytes
+        return Held(exact.anon_bytes, pss, exact.lazy_free_bytes, exact.shmem_bytes)
     quick = procfs.statm(pid)  # another user's: what the quick meter says is all that can be known
     return Held(quick.charge_bytes, quick.charge_bytes, 0) if quick else None

@@ -126,6 +126,12 @@ class Nursery:
             self._log.error("the zygote does not answer: killing it", pid=zygote.pid)
             kill_pid(zygote.pid)
 
+    def end(self) -> None:
+        """No child will be asked for here: end the zygote."""
+        self.leave()
+        if self._current is not None:
+            kill_pid(self._current.pid)
+
     def leave(self) -> None:
         """The worker ends: nobody is forked any more, a zygote that dies is not replaced."""
         self._leaving = True

@@ -42,6 +42,8 @@ class ChildProcess:
         self.pid: int | None = None
         self.pidfd: int | None = None
         self.killed_by_us: str | None = None
+        self.dead = False  # reaped; what is made of it may have to wait
+        self.told_slow = False
         self.kill_came_first = False  # `killed_by_us` says what was decided; this, set by the sweeper, that we did it
         self.meter: ChildMeter | None = None  # once it is ready
         self.group: Group | None = None  # the kernel's, where it may have one of its own

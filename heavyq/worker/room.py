@@ -66,14 +66,24 @@ def too_tight(queues: Mapping[QueueKey, QueueSettings], children: int, budget: i
             settings.memory_limit
             for settings in queues.values()
             for _ in range(min(children, settings.concurrency or children))
-            if settings.memory_limit is not None
+            if settings.memory_limit is not None and settings.memory_request is None  # else it is seen to at each lease
         ),
         reverse=True,
     )[:children]
     if sum(limits) <= budget:
         return None
+    who = "a job within its memory_limit" if len(limits) == 1 else f"{len(limits)} jobs within their memory_limit"
+    cure = "lower it" if len(limits) == 1 else "lower --concurrency or memory_limit, or set memory_request"
     return (
-        f"{len(limits)} jobs within their memory_limit may hold {in_words(sum(limits))}, and there is room for "
-        f"{in_words(budget)}: jobs may be stopped to spare the container; lower --concurrency or memory_limit, or "
-        f"set memory_request"
+        f"{who} may hold {in_words(sum(limits))}, and there is room for {in_words(budget)}: jobs may be stopped to "
+        f"spare the container; {cure}"
     )
+
+
+def without_effect(queues: Mapping[QueueKey, QueueSettings]) -> list[str]:
+    """Return what to warn of: options that need another one."""
+    return [
+        f"queue {key.name!r}: memory_rlimit does nothing without a memory_limit"
+        for key, settings in queues.items()
+        if settings.memory_rlimit and settings.memory_limit is None
+    ]

@@ -22,7 +22,8 @@ class Served:
     held: runs and unanswered leases. may_have_work: a lease is worth asking for. due_ms: when its earliest
     delayed job is due. asleep_until_s: it is rate limited until then. empty_since_s: when a lease found nothing.
     marker_taken: its marker was popped, and nobody has leased since. has_room: its next job would fit in memory.
-    blocked_since_s: since when it has had no room.
+    blocked_since_s: since when it has had no room. asked: leases without an answer. need_bytes: what its jobs are taken
+    to need since the container was full.
     """
 
     key: QueueKey
@@ -38,6 +39,9 @@ class Served:
     marker_taken: bool = False
     has_room: bool = True
     blocked_since_s: float | None = None
+    asked: int = 0
+    need_bytes: int = 0
+    seen_work_s: float = 0.0
 
     def worth_asking(self, now_s: float) -> bool:
         """True when a lease may find a job: there is work as far as is known, or nobody has looked for a while.
@@ -49,6 +53,11 @@ class Served:
             return True
         unwatched = self.waiter is not None and not self.waiter.busy and not self.asleep_until_s
         return unwatched and now_s - self.empty_since_s >= _EMPTY_TRUST_S
+
+    @property
+    def request_bytes(self) -> int:
+        """What room its next job needs: as declared, or as learnt; 0: nobody knows."""
+        return max(self.settings.memory_request or 0, self.need_bytes)
 
     @property
     def is_empty(self) -> bool:

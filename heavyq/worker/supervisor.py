@@ -37,11 +37,11 @@ from heavyq.store.client import Client
 from heavyq.worker import log as worker_log
 from heavyq.worker import room
 from heavyq.worker.accounts import Accounts
-from heavyq.worker.catalogue import Catalogue, kind_of, read_catalogue
+from heavyq.worker.catalogue import Catalogue, kinds_of, read_catalogue
 from heavyq.worker.commands import Command, Commands
 from heavyq.worker.connecting import Connect
 from heavyq.worker.control import Control
-from heavyq.worker.crew import Crew, CrewEvents, CrewTools
+from heavyq.worker.crew import ChildKind, Crew, CrewEvents, CrewTools
 from heavyq.worker.guard import FORWARDED, GUARD_DIED, STARTING_LIMIT_S, Pulse
 from heavyq.worker.janitor import Janitor, Watched
 from heavyq.worker.loop import TICK_S, Loop, SignalPipe
@@ -238,13 +238,16 @@ class Supervisor:
         if "fork" in methods:
             self._crew.check_forks()
         else:
+            self._crew.end_zygote()
             self._connect()
 
     def _own_pids(self) -> list[int]:
         return [self._guard_pid, os.getpid(), *self._crew.zygote_pids]
 
-    def _checked(self, problem: str | None, stack: str) -> None:
+    def _checked(self, problem: str | None, stack: str, warning: str | None = None) -> None:
         """The zygote has tried whether a forked child can work at all."""
+        if warning is not None:
+            self._log.warning(warning, process="zygote")
         if self._phase is not Phase.IMPORTING:
             return
         if problem is None:
@@ -279,7 +282,8 @@ class Supervisor:
         inbox = self._loop.inbox
         vouched = Vouched()
         commands = Commands(self._client(), inbox, self._part_died)
-        served = [self._serve(key, settings) for key, settings in self._catalogue.queues.items()]
+        kinds = kinds_of(self._catalogue.queues)
+        served = [self._serve(key, settings, kinds[key]) for key, settings in self._catalogue.queues.items()]
         self._commands = commands
         self._control = control = Control(
             served,
@@ -334,6 +338,8 @@ class Supervisor:
             )
         if tight := room.too_tight(catalogue.queues, catalogue.concurrency, self._budget_bytes):
             self._log.warning(tight)
+        for words in room.without_effect(catalogue.queues):
+            self._log.warning(words)
 
     def _shown_as(self, key: QueueKey) -> str | None:
         """Return the name by which BullMQ lists this worker of a queue, None if Redis would not take it."""
@@ -343,9 +349,9 @@ class Supervisor:
         self._log.warning("no list of workers will show this one: Redis takes no such name", name=name)
         return None
 
-    def _serve(self, key: QueueKey, settings: QueueSettings) -> Served:
+    def _serve(self, key: QueueKey, settings: QueueSettings, kind: ChildKind) -> Served:
         limit = self._catalogue.concurrency if settings.concurrency is None else settings.concurrency
-        return Served(key, settings, kind_of(settings), limit)
+        return Served(key, settings, kind, limit)
 
     # ---- ending
 

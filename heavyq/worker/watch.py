@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from heavyq.core import memory
-from heavyq.core.outcome import Failure, container_full, over_its_limit
+from heavyq.core.outcome import Failure, MemorySeen, container_full, over_its_limit
 from heavyq.linux import procfs
 from heavyq.linux.clock import monotonic_s
 from heavyq.worker.meter import ChildMeter, RunMeter
@@ -23,6 +23,8 @@ from heavyq.worker.part import Inbox, Part
 
 _VICTIM_GAP_S = 1.0  # what was killed gives its memory back within this; else the next one goes
 _COMPLAINT_GAP_S = 60.0
+_DYING_MAX_S = 2.0  # so long room is expected of who is dying
+_REST_FACTOR = 3
 _IDLE_LOOK_S = 1.0  # a thread that a job left behind may take memory in an idle child
 
 
@@ -49,7 +51,10 @@ class Excess:
 
 @dataclass(frozen=True, slots=True)
 class WatchEvents:
-    """What control is told, on the control loop. crowded: the container is nearly full, and no job is to blame."""
+    """What control is told, on the control loop.
+
+    excess: a child is to be stopped. crowded: the container is nearly full, and no job is to blame.
+    """
 
     excess: Callable[[Excess], None]
     crowded: Callable[[int, int], None]
@@ -74,8 +79,10 @@ class Watch(Part):
         self._wake = threading.Event()
         self._next_s = math.inf  # when the next look is; inf: a look is going on, or nobody has a job
         self._soonest_s = math.inf  # what the runs that have begun since the last look asked for
-        self._victim: tuple[float, ChildMeter] | None = None
-        self._complained_s = self._read_exactly_s = -math.inf
+        self.full = False  # the container's use is at its mark: no time to begin a job
+        self._victim: ChildMeter | None = None
+        self._victim_s, self._dying_since_s = -math.inf, math.inf
+        self._complained_s = self._not_before_s = -math.inf
 
     # ---- called by control
 
@@ -108,9 +115,12 @@ class Watch(Part):
         while not self.stopping.is_set():
             self._next_s = math.inf  # a run that begins now wakes us: we may have passed its child already
             self._wake.clear()
-            wait_s = self._look()
+            began_s = monotonic_s()
+            wait_s = self._look(began_s)
             if wait_s is not None:
-                self._next_s = monotonic_s() + wait_s
+                ended_s = monotonic_s()
+                wait_s = max(wait_s, (ended_s - began_s) * _REST_FACTOR)  # a thousand processes take long to look at
+                self._next_s = ended_s + wait_s
             self._wake.wait(wait_s)
 
     def _present(self) -> list[ChildMeter]:
@@ -123,98 +133,128 @@ class Watch(Part):
             meter.close()
         return present
 
-    def _look(self) -> float | None:
+    def _look(self, now_s: float) -> float | None:
         """Look at every job once; return when to look again, None if there is none."""
-        now_s = monotonic_s()
         begun_s, self._soonest_s = self._soonest_s, math.inf
         meters = self._present()
         headroom: list[int] = []
         for meter in meters:
             run = meter.run
-            if run is None or run.stopped:
+            if run is None or meter.frozen_s is not None:
                 continue
             run.take(now_s, *meter.tree())
             if run.limit_bytes is not None:
-                self._hold_to_limit(meter, run, run.limit_bytes, now_s)
-                headroom.append(run.limit_bytes - run.charge_bytes)
-        if not meters:
+                headroom.append(self._hold_to_limit(meter, run, run.limit_bytes, now_s))
+        if not meters and not self.full:
             return None
         self._rises.look(now_s)
         used = self._container.use_bytes()
         if used is not None:
             headroom.append(self._mark_bytes - used)
-            if used >= self._mark_bytes:
-                self._make_room(meters, used, now_s)
+            self.full = used >= self._mark_bytes
+            if self.full:
+                self._make_room([meter for meter in meters if meter.frozen_s is None], used, now_s)
         if all(meter.run is None for meter in meters):
             return min(begun_s, _IDLE_LOOK_S)  # jobs too short to be seen must not wake us one by one
         return memory.next_look_s(headroom)
 
-    def _hold_to_limit(self, meter: ChildMeter, run: RunMeter, limit: int, now_s: float) -> None:
-        """Stop the run if it is over its limit for sure."""
-        if not memory.seems_over(run.charge_bytes, limit, run.excuse, now_s):
-            return
+    # ---- the job's limit
+
+    def _hold_to_limit(self, meter: ChildMeter, run: RunMeter, limit: int, now_s: float) -> int:
+        """Stop the run if it is over its limit for sure; return how far it is from it."""
+        run.excuse = memory.still_excused(run.excuse, run.charge_bytes, now_s)
+        headroom = memory.headroom_bytes(run.charge_bytes, limit, run.excuse)
+        if headroom > 0:
+            return headroom
         meter.freeze()
+        try:
+            sure = self._read_exactly(meter, run)
+            if sure < limit:
+                took_s = monotonic_s() - now_s
+                run.excuse = memory.reprieve(
+                    charge_bytes=run.charge_bytes, confirmed=sure, now_s=monotonic_s(), took_s=took_s
+                )
+                meter.thaw()
+                return limit - sure
+            run.take(now_s, sure, run.peak_rss_bytes)  # exact, and later than the sample: it may be more
+            failure = over_its_limit(run.seen(meter.processes()), limit)
+        except BaseException:
+            meter.thaw()  # nobody else would
+            raise
+        self.inbox.post(self._events.excess, Excess(meter.number, run.run, failure))
+        return 0
+
+    @staticmethod
+    def _read_exactly(meter: ChildMeter, run: RunMeter) -> int:
+        """Return what the job holds for sure; 0 for one that is gone, or cannot be read now."""
         child, below = meter.held()
         if child is None:
-            return
-        sure = memory.confirmed_bytes(
+            return 0
+        return memory.confirmed_bytes(
             charge_bytes=run.charge_bytes,
             birth_bytes=meter.birth_bytes,
             child=child,
             below=below,
-            zygote_lends_bytes=meter.zygote_lends_bytes(),
+            lent_bytes=meter.lent_bytes(),
+            born_bytes=meter.born_bytes,
         )
-        if sure < limit:
-            run.excuse = memory.reprieve(charge_bytes=run.charge_bytes, confirmed=sure, now_s=now_s)
-            meter.thaw()
-            return
-        run.take(now_s, sure, run.peak_rss_bytes)  # exact, and later than the sample: it may be more
-        self._hand_over(meter, run, over_its_limit(run.seen(meter.processes()), limit))
+
+    # ---- the container
 
     def _make_room(self, meters: list[ChildMeter], used: int, now_s: float) -> None:
-        """The container is nearly full: stop the child whose loss is cheapest."""
-        if self._victim is not None and not self._victim[1].gone and now_s - self._victim[0] < _VICTIM_GAP_S:
+        """The container is nearly full: stop the child whose loss is cheapest. meters: of those that run."""
+        if self._victim is not None and not self._victim.gone and now_s - self._victim_s < _VICTIM_GAP_S:
             return
-        if any(
-            procfs.is_dying(meter.pid) for meter in meters
-        ):  # the kernel was quicker: its victim is still in the books
+        if self._somebody_dies(meters, now_s):
             return
         victim = memory.cheapest_loss([_holder(meter, now_s) for meter in meters])
-        if victim is None and now_s - self._read_exactly_s >= _VICTIM_GAP_S:
+        if victim is None and now_s >= self._not_before_s:
             # Nobody has taken anything, as it seems: who has written over the zygote's pages is seen only exactly.
-            self._read_exactly_s = now_s
             victim = memory.cheapest_loss([_exact_holder(meter, now_s) for meter in meters])
+            ended_s = monotonic_s()
+            self._not_before_s = ended_s + max(_VICTIM_GAP_S, (ended_s - now_s) * memory.REST_FACTOR)
         if victim is None:
             if now_s - self._complained_s >= _COMPLAINT_GAP_S:
                 self._complained_s = now_s
                 self.inbox.post(self._events.crowded, used, self._container.limit_bytes)
             return
-        meter = next(m for m in meters if m.number == victim)
-        self._victim = (now_s, meter)
-        run = meter.run or RunMeter(0, now_s, None, None)  # an idle child: nothing is lost with it
-        if meter.run is not None:
-            meter.freeze()
-        else:
-            run.charge_bytes = run.peak_bytes = meter.own_bytes()
-        seen = replace(
-            run.seen(meter.processes()), container_bytes=used, container_limit_bytes=self._container.limit_bytes
-        )
-        self._hand_over(meter, run, container_full(seen, run.limit_bytes))
+        self._victim_s, self._victim = now_s, next(m for m in meters if m.number == victim)
+        self._stop_for_room(self._victim, used)
 
-    def _hand_over(self, meter: ChildMeter, run: RunMeter, failure: Failure) -> None:
-        """Hand the child over to control, frozen."""
-        run.stopped = True
-        self.inbox.post(self._events.excess, Excess(meter.number, run.run or None, failure))
+    def _somebody_dies(self, meters: list[ChildMeter], now_s: float) -> bool:
+        """Tell whether memory is being given back just now: the kernel, or somebody else, was quicker."""
+        if not any(procfs.is_dying(meter.pid) for meter in meters):
+            self._dying_since_s = math.inf
+            return False
+        self._dying_since_s = min(self._dying_since_s, now_s)
+        return now_s - self._dying_since_s < _DYING_MAX_S
+
+    def _stop_for_room(self, meter: ChildMeter, used: int) -> None:
+        run = meter.run
+        meter.freeze()
+        try:
+            own = meter.own_bytes()
+            seen = run.seen(meter.processes()) if run else MemorySeen(own, own)
+            full = replace(seen, container_bytes=used, container_limit_bytes=self._container.limit_bytes)
+            failure = container_full(full, run.limit_bytes if run else None)
+        except BaseException:
+            meter.thaw()
+            raise
+        self.inbox.post(self._events.excess, Excess(meter.number, run.run if run else None, failure))
 
 
 def _exact_holder(meter: ChildMeter, now_s: float) -> memory.Holder:
+    holder, run = _holder(meter, now_s), meter.run
     child, below = meter.held()
     if child is None:
-        return replace(_holder(meter, now_s), charge_bytes=0)
-    divided = memory.divided_bytes(child, below, meter.zygote_lends_bytes())
-    if meter.run is not None:
-        meter.run.take(now_s, divided, meter.run.peak_rss_bytes)  # what it is stopped for
-    return replace(_holder(meter, now_s), charge_bytes=divided)
+        return replace(holder, charge_bytes=0)
+    own = child.anon_bytes - child.lazy_free_bytes - meter.birth_bytes
+    divided = memory.divided_bytes(
+        child, below, own_bytes=own, lent_bytes=meter.lent_bytes(), born_bytes=meter.born_bytes
+    )
+    if run is not None:
+        run.charge_bytes = max(run.charge_bytes, divided)  # what it may be stopped for
+    return replace(holder, charge_bytes=divided)
 
 
 def _holder(meter: ChildMeter, now_s: float) -> memory.Holder:

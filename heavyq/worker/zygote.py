@@ -40,14 +40,15 @@ _THREAD_CAPS = (
 class ZygoteEvents:
     """What control is told. Each is called on the control loop.
 
-    checked: what is wrong with forking from this zygote, None if nothing is; and a stack that shows it.
+    checked: what is wrong with forking from this zygote, None if nothing is; a stack that shows it; and what may go
+    wrong, None if nothing is known.
     """
 
     catalogue: Callable[[Mapping[str, Any]], None]
     broken: Callable[[str, str], None]
     forked: Callable[[int, int], None]
     not_forked: Callable[[int, str], None]
-    checked: Callable[[str | None, str], None]
+    checked: Callable[[str | None, str, str | None], None]
     line: Callable[[str], None]
 
 
@@ -152,7 +153,8 @@ class Zygote:
                 if not self._bare:  # it has none: nothing was imported
                     self._events.catalogue(json.loads(frame.body))
             case wire.CHECKED:
-                self._events.checked(frame.head["problem"], frame.body.decode("utf-8", "replace"))
+                head = frame.head
+                self._events.checked(head["problem"], frame.body.decode("utf-8", "replace"), head["warning"])
             case wire.BROKEN:
                 self._events.broken(frame.head["error"], frame.body.decode("utf-8", "replace"))
 

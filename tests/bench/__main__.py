@@ -12,13 +12,26 @@ import json
 import sys
 import time
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from tests.bench import births, deaths, dispatch, footprint, machine, payload, renewal, throughput
+from tests.bench import (
+    births,
+    deaths,
+    dispatch,
+    footprint,
+    machine,
+    overshoot,
+    payload,
+    recycling,
+    renewal,
+    throughput,
+    watching,
+)
 from tests.bench.figures import FULL, QUICK, best_round
 from tests.bench.report import show
 from tests.bench.rig import BARE, LIBRARIES, Rig
@@ -49,7 +62,22 @@ def benchmarks(rig: Rig, effort: Effort) -> dict[str, Callable[[], Numbers]]:
         "renewal_cpu_hogs": lambda: renewal.under_cpu_hogs(rig, 8, effort.seconds(25)),
         "renewal_gil_hog": lambda: renewal.under_gil_hog(rig, 2, effort.seconds(40)),
         "payload": lambda: payload.measure(rig, round(100e6 * effort.scale), 3),
+        "watch 2 children": lambda: watching.supervisor(rig, 2, effort.seconds(5)),
+        "watch 8 children": lambda: watching.supervisor(rig, 8, effort.seconds(5)),
+        "looks": lambda: watching.looks(rig, effort.count(100)),
+        **_overshoots(rig, effort.count(8)),
+        "recycling": best(recycling.pauses(rig, effort.count(25))),
+        "leaks": lambda: recycling.leaks(rig, effort.count(300, at_least=60)),
     }
+
+
+def _overshoots(rig: Rig, rounds: int) -> dict[str, Callable[[], Numbers]]:
+    """Return the jobs that take too much: all with heavyq alone, the fast ones with a kernel limit beside it, too."""
+    alone = {bomb: partial(overshoot.measure, rig, bomb, rounds) for bomb in (*overshoot.PACED, *overshoot.FAST)}
+    kernel = {
+        f"{bomb}, kernel limit": partial(overshoot.measure, rig, bomb, rounds, kernel=True) for bomb in overshoot.FAST
+    }
+    return {f"overshoot {name}": one for name, one in (alone | kernel).items()}
 
 
 def main() -> int:

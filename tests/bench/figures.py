@@ -21,9 +21,9 @@ class Effort:
     scale: float
     rounds: int
 
-    def count(self, full: int) -> int:
-        """Return how many samples to take, at least 5."""
-        return max(5, round(full * self.scale))
+    def count(self, full: int, *, at_least: int = 5) -> int:
+        """Return how many samples to take."""
+        return max(at_least, round(full * self.scale))
 
     def seconds(self, full: float) -> float:
         """Return how long to watch, at least 4 s."""

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from tests.bench.overshoot import FAST
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -32,6 +34,14 @@ class _Line:
 
 _LATE = "{late_worst_ms} ms (p50 {late_p50_ms})"
 _RENEWALS = "a lock of {lock_ms} ms always had {least_left_ms} left; our slowest look at it took {slowest_look_ms} ms"
+_OVERSHOOTS = {
+    "steps": "100 MB every 50 ms",
+    "arrays": "numpy.ones, 20 MiB each",
+    "small-pages": "as fast as 4 KiB pages come",
+    "huge-pages": "as fast as 2 MiB pages come",
+    "one-call": "4 GiB in one system call (MAP_POPULATE)",
+}
+_PAST = "p50 {p50_mib:.0f} MiB, worst {worst_mib:.0f}"
 _LINES = (
     _Line("dispatch", "dispatch: add to first line, p50", "{p50_ms} ms", "bare PING {ping_p50_ms} ms"),
     _Line("dispatch", "dispatch: p99", "{p99_ms} ms", "bare PING {ping_p99_ms} ms"),
@@ -62,6 +72,52 @@ _LINES = (
         "supervisor's peak with it",
         "{supervisor_peak_mib} MiB",
         "{supervisor_at_rest_mib} MiB before; such a job took {job_s} s",
+    ),
+    *(
+        _Line(
+            f"watch {children} children",
+            f"supervisor, {children} quiet jobs within 5 % of their memory_limit",
+            "{near_percent} % of a core",
+            "limit far away {far_percent} %, no limit {no_limit_percent} %, no job {rest_percent} %",
+        )
+        for children in (2, 8)
+    ),
+    _Line(
+        "looks",
+        "CPU of a look at a job every 25 ms, and at one with 4 processes below it",
+        "{p50_us_0_below} us, {p50_us_4_below} us",
+        "looked at again and again {warm_p50_us_0_below} us, {warm_p50_us_4_below} us",
+    ),
+    *(
+        _Line(
+            f"overshoot {name}",
+            f"past a memory_limit of 1 GiB: {what}",
+            _PAST,
+            "stopped by heavyq {stopped_by_heavyq} of {samples}"
+            + ("; the machine's best is {fastest_gib_per_s} GiB/s" if name in FAST else ""),
+        )
+        for name, what in _OVERSHOOTS.items()
+    ),
+    *(
+        _Line(
+            f"overshoot {name}, kernel limit",
+            f"the same in a group of the kernel's: {_OVERSHOOTS[name]}",
+            _PAST,
+            "stopped by heavyq {stopped_by_heavyq}, killed by the kernel {killed_by_kernel} (at {group_limit_mib} MiB)",
+        )
+        for name in FAST
+    ),
+    _Line(
+        "recycling",
+        "child replaced after a job: last line to next first line",
+        "{p50_ms} ms (p95 {p95_ms})",
+        "a child that stays {stays_p50_ms} ms",
+    ),
+    _Line(
+        "leaks",
+        "{jobs} jobs of {job_s} s that leak {leak_mb} MB, recycle_rss {recycle_rss}: spent on replacing children",
+        "{share_percent} % of the run",
+        "{replaced} replaced, {p50_ms} ms each (worst {worst_ms})",
     ),
 )
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 BARE = "tests.bench.app"
 LIBRARIES = "tests.bench.app_libraries"
+MEMORY = "tests.bench.app_memory"
 _START_S = 60.0
 _LOOK_EVERY_S = 0.01
 

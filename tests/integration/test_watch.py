@@ -28,11 +28,12 @@ HOLDS = "import sys, time; mine = b'x' * (int(sys.argv[1]) << 20); print('ready'
 POOL = """
 import os, sys
 mine = b"x" * (int(sys.argv[1]) << 20)
+print("ready", flush=True)
+sys.stdin.readline()
 for _ in range(4):
     if os.fork() == 0:
         sys.stdin.read()
         os._exit(0)
-print("ready", flush=True)
 sys.stdin.read()
 """
 VFORK = """
@@ -113,6 +114,11 @@ def start(told: Told) -> Iterator[Callable[..., tuple[Watch, list[ChildMeter]]]]
             fds.append(os.pidfd_open(one.pid))
             meter = ChildMeter(number, one.pid, fds[-1], None)
             meter.birth_bytes = 8 * MIB  # what an interpreter holds: these were not forked from a zygote
+            meter.born_bytes = 0
+            if code == POOL:
+                assert one.stdin is not None
+                one.stdin.write("go on\n")
+                one.stdin.flush()
             meters.append(meter)
             watch.add(meter)
             limit = None if limit_mib is None else limit_mib * MIB

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).resolve().parents[2] / "deploy"
 MIB = 1 << 20
 GRACE_S = 5.0  # for a stopped job to save its work: not an option yet
-WORKER_BYTES = 48 * MIB  # guard and supervisor: tests/integration/test_deploy_commands.py measures them
+WORKER_BYTES = 48 * MIB  # guard and supervisor: tests/integration/test_deploy_image.py measures them
 CHILD_BYTES = 4 * MIB  # without a job
 FEW_IMPORTS, MANY_IMPORTS = 64 * MIB, 1024 * MIB  # zygotes: heavyq alone; a few large libraries
 

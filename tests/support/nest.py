@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from heavyq.core.child import ChildLimits
 from heavyq.job import wire
+from heavyq.job.canary import LIMIT_S
 from heavyq.linux.frames import pack, pack_parts
 from heavyq.linux.process import kill_pid
 from heavyq.worker.loop import Loop
@@ -33,7 +34,14 @@ class Nest:
     """One zygote that has been given the module `app`. Use as a context manager."""
 
     def __init__(
-        self, folder: Path, text: str, monkeypatch: pytest.MonkeyPatch, *, bare: bool = False, threads: int = 2
+        self,
+        folder: Path,
+        text: str,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        bare: bool = False,
+        threads: int = 2,
+        canary_s: float = LIMIT_S,
     ) -> None:
         (folder / "app.py").write_text(textwrap.dedent(text))
         monkeypatch.chdir(folder)
@@ -43,6 +51,7 @@ class Nest:
         self.broken: str | None = None
         self.not_forked: list[str] = []
         self.verdicts: deque[tuple[str | None, str]] = deque()
+        self.warning: str | None = None
         self._pids: dict[int, int] = {}
         self._children: list[Bird] = []
         self.loop = Loop()
@@ -51,11 +60,11 @@ class Nest:
             broken=lambda error, _trace: setattr(self, "broken", error),
             forked=self._pids.__setitem__,
             not_forked=lambda _child, error: self.not_forked.append(error),
-            checked=lambda problem, stack: self.verdicts.append((problem, stack)),
+            checked=self._checked,
             line=self.lines.append,
         )
         config = {"modules": ["app"], "redis_url": None, "prefix": "nest", "nofile": 1024, "bare": bare}
-        self.zygote = Zygote(self.loop, config, events, threads=threads)
+        self.zygote = Zygote(self.loop, {**config, "canary_s": canary_s}, events, threads=threads)
 
     def __enter__(self) -> Self:
         self.until(lambda: self.zygote.imported_s is not None or self.broken, 60.0)
@@ -88,6 +97,10 @@ class Nest:
         self.zygote.check()
         self.until(lambda: self.verdicts, timeout_s)
         return self.verdicts.popleft()
+
+    def _checked(self, problem: str | None, stack: str, warning: str | None) -> None:
+        self.verdicts.append((problem, stack))
+        self.warning = warning
 
     def child(self, **options: Any) -> Bird:
         """Have a child made; it may be ready, or not, later."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from heavyq.config.units import parse_size
+from heavyq.errors import ConfigError, HeavyqError, RedisError, UsageError
 from heavyq.worker.guard import FORWARDED
 from tests.support import deploy
 
@@ -44,6 +45,13 @@ def test_systemd_stops_the_guard_alone_by_a_signal_that_it_forwards() -> None:
 def test_a_kill_of_one_child_by_the_kernel_does_not_stop_the_unit() -> None:
     assert service()["OOMPolicy"] == "continue"
     assert service()["Delegate"] == "yes"
+
+
+def test_what_no_restart_mends_is_not_restarted() -> None:
+    assert service()["Restart"] == "on-failure"
+    final = {int(code) for code in service()["RestartPreventExitStatus"].split()}
+    assert final == {UsageError.exit_code, ConfigError.exit_code}
+    assert not final & {HeavyqError.exit_code, RedisError.exit_code}, "a crash, a Redis that is not there yet"
 
 
 def test_the_unit_has_room_for_its_jobs_limits() -> None:

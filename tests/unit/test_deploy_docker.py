@@ -1,6 +1,6 @@
 """`deploy/docker`: the image and the compose file, as far as they can be judged without an engine.
 
-The steps and commands themselves are run by tests/integration/test_deploy_commands.py.
+The steps and commands themselves are run by tests/integration/test_deploy_image.py and test_deploy_commands.py.
 """
 
 from __future__ import annotations
@@ -66,6 +66,9 @@ def test_a_signal_reaches_the_guard_and_a_stop_is_one_that_it_forwards() -> None
 def test_it_runs_as_nobody_in_particular_by_number() -> None:
     (user,) = WORKER.all("USER")
     assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", user)
+    (named,) = WORKER.all("RUN")
+    assert set(re.findall(r"--[ug]id (\d+)", named)) == set(user.split(":")), "or getpass.getuser() raises KeyError"
+    assert f"--home-dir {WORKER.environment()['HOME']} " in named
     kinds = [kind for kind, _ in WORKER.steps]
     assert kinds.index("USER") > kinds.index("COPY"), "what it runs does not belong to it"
 
@@ -73,7 +76,8 @@ def test_it_runs_as_nobody_in_particular_by_number() -> None:
 def test_nothing_is_built_where_it_runs() -> None:
     assert WORKER.base == STAGES[0].base, "an environment is bound to the Python it was made with"
     for stage in STAGES[1:]:
-        assert stage.all("RUN") == []
+        steps = [command for step in stage.all("RUN") for command in step.split("&&")]
+        assert {command.split()[0] for command in steps} <= {"groupadd", "useradd"}
     assert [copy.sources for copy in WORKER.copies() if copy.origin == "build"] == [["/opt/heavyq"]]
 
 

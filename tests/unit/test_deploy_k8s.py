@@ -8,12 +8,14 @@ import kubernetes_validate
 import pytest
 
 from heavyq.config.units import parse_size
+from heavyq.job.canary import LIMIT_S
 from tests.support import deploy
 from tests.unit.test_deploy_docker import STAGES, services
 
 K8S = deploy.FOLDER / "k8s"
 OLDEST, NEWEST = "1.28", "1.37"  # from the first that kills containers whole on an OOM
 WORKERS = ("worker-light", "worker-heavy")
+IMPORTS_S = {"worker-light": 30.0, "worker-heavy": 90.0}  # on a cold, busy node
 IMAGE = next(stage for stage in STAGES if stage.name == "heavyq")
 (KUSTOMIZATION,) = deploy.documents("k8s", "kustomization.yaml")
 DOCUMENTS = {
@@ -77,6 +79,15 @@ def test_a_pod_is_given_longer_than_a_drain_takes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", WORKERS)
+def test_a_rollout_waits_for_longer_than_a_worker_that_cannot_serve_lives(name: str) -> None:
+    settings = deploy.settings_of(container(name)["args"], environment(name))
+    spec = DOCUMENTS[f"Deployment/{name}"]["spec"]
+    assert spec["minReadySeconds"] >= IMPORTS_S[name] + LIMIT_S + settings.connect_timeout_s
+    deadline_s = spec.get("progressDeadlineSeconds", 600)
+    assert deadline_s >= 2 * spec["minReadySeconds"], "one that is only slow to start has not failed"
+
+
+@pytest.mark.parametrize("name", WORKERS)
 def test_the_same_fleet_as_in_compose(name: str) -> None:
     service = services()[name]
     assert container(name)["image"] == service["image"]
@@ -117,6 +128,9 @@ def test_the_node_promises_what_it_has(name: str) -> None:
     resources = container(name)["resources"]
     assert resources["requests"]["memory"] == resources["limits"]["memory"]
     assert "cpu" in resources["limits"], "threads are divided by the quota"
+    (volume,) = pod(name)["volumes"]
+    disk = parse_size(resources["requests"]["ephemeral-storage"])
+    assert disk >= parse_size(volume["emptyDir"]["sizeLimit"]), "what /tmp may take"
 
 
 @pytest.mark.parametrize("name", WORKERS)

@@ -55,10 +55,14 @@ def test_an_hour_of_samples_fits_and_spans_the_hour():
 ZYGOTE = GIB  # preloaded, and inherited by every child
 
 
-def confirmed(charge, child, below=(), birth=ZYGOTE, lends=0):
+def confirmed(charge, child, below=(), birth=ZYGOTE, lends=0, born=0):
     return memory.confirmed_bytes(
-        charge_bytes=charge, birth_bytes=birth, child=child, below=below, zygote_lends_bytes=lends
+        charge_bytes=charge, birth_bytes=birth, child=child, below=below, lent_bytes=lends, born_bytes=born
     )
+
+
+def divided(child, lends, born=0):
+    return memory.divided_bytes(child, [], own_bytes=0, lent_bytes=lends, born_bytes=born)
 
 
 def test_a_bomb_in_the_child_is_its_own_whatever_siblings_share_with_it():
@@ -81,9 +85,9 @@ def test_a_subprocess_that_takes_memory_is_the_jobs():
 
 
 def test_shared_memory_is_the_jobs_and_a_preloaded_one_is_not():
-    mine = Held(50 * MIB, 25 * MIB + 700 * MIB, 0)
+    mine = Held(50 * MIB, 25 * MIB + 700 * MIB, 0, shared_bytes=700 * MIB)
     assert confirmed(700 * MIB, mine, birth=50 * MIB, lends=25 * MIB) == 700 * MIB
-    zygotes = Held(50 * MIB, 25 * MIB + 350 * MIB, 0)  # the zygote maps it too: half is its
+    zygotes = Held(50 * MIB, 25 * MIB + 350 * MIB, 0, shared_bytes=700 * MIB)  # the zygote maps it too: half is its
     assert confirmed(700 * MIB, zygotes, birth=50 * MIB, lends=25 * MIB + 350 * MIB) == 0
 
 
@@ -91,8 +95,19 @@ def test_who_writes_over_the_zygotes_pages_is_known_when_read_exactly():
     """The quick meter sees nothing: the pages were resident before. Two siblings, one of which has written over all."""
     writer, reader = Held(ZYGOTE, ZYGOTE, 0), Held(ZYGOTE, ZYGOTE // 2, 0)
     lends = ZYGOTE - ZYGOTE // 2
-    assert memory.divided_bytes(writer, [], lends) == ZYGOTE // 2
-    assert memory.divided_bytes(reader, [], lends) == 0
+    assert divided(writer, lends) == ZYGOTE  # its copies are shared with nobody
+    assert divided(reader, lends) == 0
+
+
+def test_what_a_child_has_made_before_any_job_is_no_jobs():
+    spawned = Held(anon_bytes=180 * MIB, pss_bytes=175 * MIB, lazy_free_bytes=0)
+    assert divided(spawned, lends=5 * MIB, born=150 * MIB) <= 25 * MIB
+
+
+def test_a_program_that_a_job_starts_bears_nothing_of_the_zygote():
+    """The zygote is large and many share it: what others bear of it is no excuse for who maps none of it."""
+    child, program = Held(800 * MIB, 200 * MIB, 0), Held(600 * MIB, 600 * MIB, 0)
+    assert confirmed(600 * MIB, child, [program], birth=800 * MIB, lends=600 * MIB) == 600 * MIB
 
 
 def test_memory_that_was_given_back_lazily_does_not_count():
@@ -108,11 +123,25 @@ def test_nobody_is_blamed_for_more_than_the_quick_meter_and_its_own_pages_say(ch
 
 def test_a_reprieve_ends_with_time_or_when_the_room_is_used_up():
     excuse = memory.reprieve(charge_bytes=900, confirmed=300, now_s=10.0)
-    assert not memory.seems_over(900, 512, excuse, 10.5)
-    assert memory.seems_over(900 + 212, 512, excuse, 10.5)
-    assert memory.seems_over(900, 512, excuse, 10.0 + memory.REPRIEVE_S)
-    assert memory.seems_over(512, 512, None, 0.0)
-    assert not memory.seems_over(511, 512, None, 0.0)
+    assert memory.still_excused(excuse, 900, 10.5) == excuse
+    assert memory.headroom_bytes(900, 512, excuse) == 212
+    assert memory.headroom_bytes(900 + 212, 512, excuse) == 0
+    assert memory.still_excused(excuse, 900, 10.0 + memory.REPRIEVE_S) is None
+    assert memory.headroom_bytes(512, 512, None) == 0
+
+
+def test_an_excuse_is_no_credit_for_what_comes_after_the_forks_are_gone():
+    excuse = memory.reprieve(charge_bytes=1600, confirmed=300, now_s=10.0)
+    left = memory.still_excused(excuse, 310, 10.5)
+    assert left is not None
+    assert left.excused_bytes == 10
+    grown = memory.still_excused(left, 900, 10.6)
+    assert memory.headroom_bytes(900, 512, grown) <= 0
+
+
+def test_a_job_that_stood_still_long_for_its_reading_is_read_the_less_often():
+    excuse = memory.reprieve(charge_bytes=900, confirmed=300, now_s=10.0, took_s=0.5)
+    assert memory.still_excused(excuse, 900, 19.0) is not None
 
 
 # ---- the container
@@ -173,15 +202,21 @@ def test_default_number_of_children_follows_the_budget():
 
 
 def test_a_memory_limit_implies_when_a_child_that_keeps_memory_goes():
-    assert memory.recycle_bytes(None, None) is None
-    assert memory.recycle_bytes(7, GIB) == 7
-    assert memory.recycle_bytes(None, GIB) == GIB // 8
-    assert memory.recycle_bytes(None, 64 * MIB) == memory.RETAINED_MIN_BYTES
+    assert memory.implied_recycle_bytes(GIB) == GIB // 8
+    assert memory.implied_recycle_bytes(64 * MIB) == memory.RETAINED_MIN_BYTES
 
 
-@given(st.integers(16 * MIB, 64 * GIB))
-def test_the_watch_is_before_the_kernel(limit):
-    assert memory.group_limit_bytes(limit) > limit
+@given(st.integers(16 * MIB, 64 * GIB), SIZES)
+def test_the_watch_is_before_the_kernel_also_for_copies_of_the_zygotes_pages(limit, birth):
+    assert memory.group_limit_bytes(limit, birth) > limit + birth
+
+
+def test_a_full_container_teaches_and_what_goes_well_takes_it_back():
+    need = memory.learnt_need_bytes(0, 150, 400, full=True)
+    assert need == 150
+    assert memory.learnt_need_bytes(need, 9000, 400, full=True) == 400, "one job can always run"
+    assert memory.learnt_need_bytes(need, 140, 400, full=False) == 140, "it was right"
+    assert memory.learnt_need_bytes(400, 20, 400, full=False) == 200
 
 
 def test_a_leak_is_counted_per_run_and_never_below_nothing():

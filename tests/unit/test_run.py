@@ -17,7 +17,9 @@ KILLED = Failure("signal", "killed", signal=9)
 
 
 FULL = Failure("memory_limit", "held too much", evidence={"peak_bytes": 5})
-KERNEL = Failure("oom_killed", "the kernel killed it", signal=9)
+KERNEL = Failure("oom_killed", "the kernel killed it", signal=9, evidence={"limit_of": "group"})
+CROWDED = Failure("memory_limit", "no room", evidence={"limit_of": "container", "peak_bytes": 9})
+SHARED = Failure("oom_killed", "the kernel killed it", signal=9, evidence={"limit_of": "job"})
 
 
 def facts(**changes):
@@ -81,6 +83,19 @@ def test_memory_death_that_may_be_retried_burns_a_strike_and_no_attempt(strikes,
     state = begin_running(strikes=strikes, backoff=backoff, memory_retry=True)
     _, (settle,) = life.decide(state, life.ChildLost(KERNEL, USAGE))
     assert settle.settlement == settlement
+
+
+@pytest.mark.parametrize("failure", [CROWDED, SHARED], ids=["stopped for room", "killed in a shared group"])
+def test_job_that_died_of_a_container_that_others_may_have_filled_is_run_again(failure):
+    state = begin_running(attempts=1)
+    _, (settle,) = life.decide(state, life.ChildLost(failure, USAGE))
+    assert settle.settlement == life.Strike(failure, USAGE, life.FULL_DELAY_MS, 1)
+
+
+def test_job_that_held_more_than_it_asked_for_is_to_blame_for_a_full_container():
+    greedy = Failure("memory_limit", "no room", evidence={**(CROWDED.evidence or {}), "request_bytes": 8})
+    _, (settle,) = life.decide(begin_running(), life.ChildLost(greedy, USAGE))
+    assert settle.settlement == life.Fail(greedy, USAGE)
 
 
 def test_third_memory_death_is_the_last_and_says_so():
