@@ -19,7 +19,7 @@ POINTS_MAX = 200
 _POINT_GAP_S = 0.05
 
 _SMALL_CONTAINER = GIB
-_IDLE_WORTH_BYTES = 16 * MIB
+IDLE_WORTH_BYTES = 16 * MIB
 _CHILD_BYTES = 32 * MIB  # what a child holds of its own before it has done anything
 
 REPRIEVE_S = 1.0
@@ -164,14 +164,14 @@ def cheapest_loss(holders: Sequence[Holder]) -> int | None:
     One without a job goes first. Then those that hold more than they asked for, then all; among those that hold at
     least half of what the largest does, the one that has run the shortest: the least work is lost.
     """
-    idle = [h for h in holders if h.run_s is None and h.charge_bytes >= _IDLE_WORTH_BYTES]
+    idle = [h for h in holders if h.run_s is None and h.charge_bytes >= IDLE_WORTH_BYTES]
     if idle:
         return max(idle, key=lambda h: h.charge_bytes).child
     busy = [h for h in holders if h.run_s is not None]
     over = [h for h in busy if h.request_bytes is not None and h.charge_bytes > h.request_bytes]
     candidates = over or busy
     most = max((h.charge_bytes for h in candidates), default=0)
-    if most < _IDLE_WORTH_BYTES:
+    if most < IDLE_WORTH_BYTES:
         return None
     return min((h for h in candidates if h.charge_bytes * 2 >= most), key=lambda h: h.run_s or 0.0).child
 

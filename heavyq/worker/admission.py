@@ -51,10 +51,15 @@ class Admission:
         held = self._held(runs)
         reserved = [one for _, one in held]
         budget = self._room.budget_bytes - self._room.born_bytes()
-        for one in self._served:
-            one.has_room = not one.request_bytes or memory.fits(one.request_bytes, budget, reserved)
+        for one in self._served:  # one job can always run: what children hold without a job must not keep all out
+            one.has_room = not held or not one.request_bytes or memory.fits(one.request_bytes, budget, reserved)
             self._note_blocked(one, now_s)
         return self._let_go_first(held, budget, now_s)
+
+    @property
+    def wants_room(self) -> bool:
+        """True while a queue that may have work has no room for it."""
+        return any(one.blocked_since_s is not None for one in self._served)
 
     def learn(self, served: Served, peak_bytes: int, *, full: bool) -> None:
         """Take to heart what a job held: full: it died as the container was full; else it went well."""

@@ -64,10 +64,13 @@ class Control:
         name: str | None,
         concurrency: int,
         budget_bytes: int,
+        budget_is_set: bool,
     ) -> None:
         self.served = served
         self._accounts, self._notes = accounts, Notes()
-        room = Room(budget_bytes, self._charge_of, lambda: self.crew.born_bytes, accounts.container_is_full)
+        # A budget that somebody has set is for jobs alone.
+        born = (lambda: 0) if budget_is_set else (lambda: self.crew.born_bytes)
+        room = Room(budget_bytes, self._charge_of, born, accounts.container_is_full)
         self._admission = Admission(served, room)
         self._by_key = {s.key: s for s in served}
         self._commands, self._vouched = commands, vouched
@@ -104,6 +107,8 @@ class Control:
         if free > 0:
             for one in self.served:
                 self._arm(one)
+            if self._admission.wants_room:
+                self.crew.make_room()
 
     def _free_seats(self) -> int:
         runs = sum(run.holds_seat for run in self.runs.values())

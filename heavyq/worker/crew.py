@@ -18,6 +18,7 @@ import structlog
 
 from heavyq.config import wants_traceback
 from heavyq.core import child as life
+from heavyq.core.memory import IDLE_WORTH_BYTES
 from heavyq.core.outcome import exited
 from heavyq.errors import ConfigError, HeavyqError
 from heavyq.job import wire
@@ -333,6 +334,15 @@ class Crew:
         self._born_most_bytes = max([self._born_most_bytes, *born])
         missing = min(1, max(0, self.concurrency - len(born)))
         return sum(born) + missing * self._born_most_bytes
+
+    def make_room(self) -> None:
+        """Let an idle child go that holds much without a job; one at a time."""
+        if any(isinstance(child.state, life.Retiring) for child in self.children.values()):
+            return
+        idle = [c for c in self.children.values() if c.meter and isinstance(c.state, life.Ready) and c.state.idle]
+        heaviest = max(idle, key=lambda child: child.meter.idle_bytes(), default=None)  # type: ignore[union-attr]
+        if heaviest is not None and heaviest.meter is not None and heaviest.meter.idle_bytes() >= IDLE_WORTH_BYTES:
+            self.apply(heaviest, life.RetireAsked("it holds memory that a job needs"))
 
     def turned(self) -> None:
         """The loop went round: look below if a death has left orphans to us."""

@@ -89,6 +89,10 @@ class ChildMeter:
         now = self._statm.read()
         return now.charge_bytes - self.birth_bytes if now else 0
 
+    def idle_bytes(self) -> int:
+        """Return what would be free if the child, which has no job, ended."""
+        return max(0, self.own_bytes()) + self.born_bytes
+
     def lost_bytes(self) -> int:
         """Return what its run once held and the child, which lives, does not now: a process below it may be gone."""
         run, now = self.run, self._statm.read()

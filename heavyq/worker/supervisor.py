@@ -294,6 +294,7 @@ class Supervisor:
             name=self._settings.name,
             concurrency=self._catalogue.concurrency,
             budget_bytes=self._budget_bytes,
+            budget_is_set=self._settings.memory_budget is not None,
         )
         control.crew = self._crew
         self._crew.concurrency = self._catalogue.concurrency

@@ -260,5 +260,5 @@ def _exact_holder(meter: ChildMeter, now_s: float) -> memory.Holder:
 def _holder(meter: ChildMeter, now_s: float) -> memory.Holder:
     run = meter.run
     if run is None:
-        return memory.Holder(meter.number, meter.own_bytes(), None, None)
+        return memory.Holder(meter.number, meter.idle_bytes(), None, None)
     return memory.Holder(meter.number, run.charge_bytes, now_s - run.began_s, run.request_bytes)

@@ -154,7 +154,8 @@ def test_full_container_costs_the_job_that_ran_shortest_of_the_large_ones(
         small, small_pid = held(jobs, tmp_path, 10)
         supervisor = worker.find("supervisor")
         began_s = time.monotonic()
-        record = jobs.wait(jobs.add("plain", {"step_mib": 20, "pause_s": 0.01, "up_to_mib": 2048}), timeout_s=30)
+        (bomb,) = jobs.add_for_the_last_time([("plain", {"step_mib": 20, "pause_s": 0.01, "up_to_mib": 2048})])
+        record = jobs.wait(bomb, timeout_s=30)
         print(f"measured: the container's guard acted after {time.monotonic() - began_s:.2f} s; {record.failure}")
         assert reason(record) == "memory_limit", record.failure or record.returnvalue
         why = evidence(record)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -25,19 +24,38 @@ TWO_QUEUES = """
     heavy = Queue("heavy", memory_request="200M")
 
 
-    @heavy.processor("span")
-    @q.processor("span")
-    def span(job):
-        began_s = time.monotonic()
-        time.sleep(0.15)
-        return began_s, time.monotonic()
+    @q.processor("wait")
+    def wait(job):  # until it may go
+        Path("light-is-here").touch()
+        wait_for("go")
+
+
+    @heavy.processor("alone")
+    def alone(job):  # until all may go, and then for a moment; was no other inside?
+        try:
+            Path("inside").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        Path(f"heavy-is-here-{job.id}").touch()
+        wait_for("go")
+        time.sleep(0.1)
+        Path("inside").unlink()
+        return True
+
+
+    @heavy.processor("meet")
+    def meet(job):  # an other one
+        Path(f"heavy-is-here-{job.id}").touch()
+        until_s = time.monotonic() + 15
+        while time.monotonic() < until_s and len(list(Path().glob("heavy-is-here-*"))) < 2:
+            time.sleep(0.005)
+        return len(list(Path().glob("heavy-is-here-*")))
 
 
     @heavy.processor("pid")
     def heavy_pid(job):
         return pid(job)
 """
-Span = tuple[float, float]
 
 
 @pytest.fixture
@@ -46,32 +64,32 @@ def heavy(jobs: Jobs) -> Jobs:
     return Jobs(jobs.client, jobs.raw, QueueKey(jobs.q.prefix, "heavy"))
 
 
-def together(some: list[Span], others: list[Span] | None = None) -> int:
-    """Count the pairs that ran at the same time."""
-    pairs = combinations(some, 2) if others is None else ((a, b) for a in some for b in others)
-    return sum(a[0] < b[1] and b[0] < a[1] for a, b in pairs)
+def results(queue: Jobs, ids: list[str]) -> list[Any]:
+    return [queue.result(job_id, timeout_s=30) for job_id in ids]
 
 
-def spans(queue: Jobs, ids: list[str]) -> list[Span]:
-    return [tuple(queue.result(job_id, timeout_s=30)) for job_id in ids]
+def here(folder: Path) -> int:
+    """Count the heavy jobs that have begun."""
+    return len(list(folder.glob("heavy-is-here-*")))
 
 
 def test_two_jobs_that_do_not_fit_together_never_run_at_once(
-    run_worker: Callable[..., Worker], jobs: Jobs, heavy: Jobs
+    run_worker: Callable[..., Worker], jobs: Jobs, heavy: Jobs, tmp_path: Path
 ) -> None:
-    # More that ask than that do not: by taking turns alone the last of them would be together.
-    heavies, lights = heavy.add_all([("span", None)] * 7), jobs.add_all([("span", None)] * 3)
-    run_worker(APP + TWO_QUEUES, "-c", "2", "--memory-budget", "300M")
-    heavy_spans, light_spans = spans(heavy, heavies), spans(jobs, lights)
-    print(f"measured: together: heavy {together(heavy_spans)}, heavy and light {together(heavy_spans, light_spans)}")
-    assert together(heavy_spans) == 0, "200 MB and 200 MB do not fit into 300"
-    assert together(heavy_spans, light_spans) >= 2, "a queue that asks for nothing runs beside it"
+    heavies, light = heavy.add_all([("alone", None)] * 4), jobs.add("wait")
+    run_worker(APP + TWO_QUEUES, "-c", "3", "--memory-budget", "300M")
+    eventually(lambda: here(tmp_path), 15, "a job that fits runs")
+    eventually((tmp_path / "light-is-here").exists, 15, "what asks for nothing runs beside it")
+    always(lambda: heavy.counts() == {"active": 1, "waiting": 3}, 1.0, "200 MB and 200 MB do not fit into 300")
+    (tmp_path / "go").touch()
+    assert results(heavy, heavies) == [True] * 4, "each alone, also where one follows the other"
+    jobs.result(light)
 
 
 def test_two_jobs_that_fit_run_at_once(run_worker: Callable[..., Worker], heavy: Jobs) -> None:
-    ids = heavy.add_all([("span", None)] * 6)
+    ids = heavy.add_all([("meet", None)] * 2)
     run_worker(APP + TWO_QUEUES, "-c", "2", "--memory-budget", "400M")
-    assert together(spans(heavy, ids)) >= 2
+    assert results(heavy, ids) == [2, 2]
 
 
 def test_what_a_job_really_holds_counts_against_the_budget(
@@ -108,9 +126,12 @@ def test_queue_that_can_never_fit_is_refused_at_start(
     assert heavy.read(waiting).state == "waiting"
 
 
-def test_budget_is_taken_from_the_container(run_worker: Callable[..., Worker], heavy: Jobs) -> None:
-    ids = heavy.add_all([("span", None)] * 4)
+def test_budget_is_taken_from_the_container(run_worker: Callable[..., Worker], heavy: Jobs, tmp_path: Path) -> None:
+    ids = heavy.add_all([("alone", None)] * 3)
     with memory_group(450 * MIB) as group:  # its mark is 360 MiB, and the worker itself holds some
         worker = run_worker(APP + TWO_QUEUES, "-c", "2", group=group)
-        assert together(spans(heavy, ids)) == 0
+        eventually(lambda: here(tmp_path), 15, "one fits")
+        always(lambda: heavy.counts() == {"active": 1, "waiting": 2}, 1.0, "two do not")
+        (tmp_path / "go").touch()
+        assert results(heavy, ids) == [True] * 3
         worker.stop()

@@ -51,6 +51,7 @@ def work(job):
         ("worker-light", "thumbnails", {"title": "Cover"}, "cover.webp"),
         ("worker-heavy", "videos", {"seconds": 0.2, "mib": 50}, 50),
     ],
+    ids=["light", "heavy"],
 )
 def test_a_services_command_works_within_its_memory_and_ends_in_its_grace_period(
     name: str, queue: str, data: Any, answer: Any, valkey: Valkey, jobs: Jobs, tmp_path: Path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,7 @@ THREAD_CAPS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 TELLS_ITS_CAPS = """
     @q.processor("caps")
     def caps(job):
-        return {name: os.environ.get(name) for name in job.data}
+        return {name: os.environ.get(name) for name in job.data["names"]}
 
 
 """
@@ -112,7 +113,10 @@ AT_IMPORT = """
 """
 
 
-CANARY_S = 2.0  # where it is known that the canary hangs
+LIBRARIES = [
+    pytest.param(KMEANS, id="kmeans"),
+    pytest.param(BOOSTING, id="boosting", marks=pytest.mark.long),  # the same pool of threads
+]
 
 
 @pytest.fixture
@@ -131,7 +135,7 @@ def nest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
 # ---- OpenMP
 
 
-@pytest.mark.parametrize("library", [KMEANS, BOOSTING], ids=["kmeans", "boosting"])
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_two_threads_of_scikit_learn_in_a_preload_hook_hang_no_child(nest: Callable[..., Nest], library: str) -> None:
     home = nest(library + IN_PRELOAD)
     assert home.check() == (None, "")
@@ -140,11 +144,11 @@ def test_two_threads_of_scikit_learn_in_a_preload_hook_hang_no_child(nest: Calla
         assert child.returned("fit") == child.returned("warmed")[0]
 
 
-@pytest.mark.parametrize("library", [KMEANS, BOOSTING], ids=["kmeans", "boosting"])
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_two_threads_of_scikit_learn_in_module_level_code_are_caught_and_named(
     nest: Callable[..., Nest], library: str
 ) -> None:
-    home = nest(library + AT_IMPORT, canary_s=CANARY_S)
+    home = nest(library + AT_IMPORT, canary_s=2.0)
     problem, stack = home.check()
     assert problem is not None
     assert problem.startswith("a forked child hangs in scikit-learn (two threads, over 2 s)")
@@ -168,9 +172,10 @@ def test_a_spawned_child_computes_what_hangs_a_forked_one(nest: Callable[..., Ne
 
 
 def test_an_openmp_that_no_known_library_brought_is_named_by_its_file(nest: Callable[..., Nest]) -> None:
-    import sklearn
-
-    file = next((Path(sklearn.__file__).parents[1] / "scikit_learn.libs").glob("libgomp*"))
+    sklearn = find_spec("sklearn")
+    assert sklearn is not None
+    assert sklearn.origin is not None
+    file = next((Path(sklearn.origin).parents[1] / "scikit_learn.libs").glob("libgomp*"))
     home = nest(
         f"""
     import ctypes
@@ -178,7 +183,7 @@ def test_an_openmp_that_no_known_library_brought_is_named_by_its_file(nest: Call
     harmless = ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p)
     ctypes.CDLL({str(file)!r}).GOMP_parallel(harmless, None, 2, 0)
     """,
-        canary_s=CANARY_S,
+        canary_s=1.0,
     )
     problem, _ = home.check()
     assert problem is not None
@@ -221,12 +226,12 @@ def test_an_import_that_hangs_the_canary_is_told_as_an_import_with_its_own_limit
 
     sys.meta_path.insert(0, Hangs())
     """,
-        canary_s=0.5,
+        canary_s=0.25,
     )
     problem, stack = home.check()
     assert problem is not None
     assert problem.startswith(
-        "a forked child does not get through `import sklearn.cluster`, to try scikit-learn (over 3 s): "
+        "a forked child does not get through `import sklearn.cluster`, to try scikit-learn (over 1.5 s): "
     )
     assert "OpenMP" not in problem
     assert "in find_spec" in stack
@@ -282,11 +287,11 @@ def test_a_canary_hook_that_hangs_is_named_with_its_stack_and_leaves_nothing(
 
 
     """,
-        canary_s=CANARY_S,
+        canary_s=1.0,
     )
     problem, stack = home.check()
     assert problem is not None
-    assert problem.startswith("a forked child hangs in @canary encode_one (over 2 s)")
+    assert problem.startswith("a forked child hangs in @canary encode_one (over 1 s)")
     assert "in waits_for_nobody" in stack
     assert not procs.alive(int((tmp_path / "left.txt").read_text()))
     assert procs.children(home.zygote.pid) == []
@@ -550,7 +555,7 @@ def test_the_threads_of_all_children_together_are_as_many_as_the_cores(
     for name in THREAD_CAPS:
         monkeypatch.delenv(name, raising=False)
     run_worker(QUEUE + TELLS_ITS_CAPS, "-c", str(children))
-    caps = jobs.result(jobs.add("caps", list(THREAD_CAPS)), 60.0)
+    caps = jobs.result(jobs.add("caps", {"names": THREAD_CAPS}), 60.0)
     assert caps == dict.fromkeys(THREAD_CAPS, str(max(1, cores() // children)))
 
 

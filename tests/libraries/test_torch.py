@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import textwrap
 from typing import TYPE_CHECKING
 
@@ -83,10 +85,10 @@ def test_two_threads_of_torch_in_a_preload_hook_hang_no_child(nest: Callable[...
 
 
 def test_two_threads_of_torch_in_module_level_code_are_caught_and_named(nest: Callable[..., Nest]) -> None:
-    home = nest(module(AT_IMPORT))
+    home = nest(module(AT_IMPORT), canary_s=2.0)
     problem, stack = home.check()
     assert problem is not None
-    assert problem.startswith("a forked child hangs in torch (two threads, over 10 s)")
+    assert problem.startswith("a forked child hangs in torch (two threads, over 2 s)")
     assert "@preload" in problem
     assert 'start_method="spawn"' in problem
     assert "trials.py" in stack
@@ -97,6 +99,7 @@ def test_what_the_canary_catches_does_hang_a_child(nest: Callable[..., Nest]) ->
     child = nest(module(AT_IMPORT)).child().ready()
     with pytest.raises(AssertionError, match="after 5 s"):
         child.do("train", timeout_s=5.0)
+    os.kill(child.pid, signal.SIGKILL)
 
 
 def test_a_spawned_child_computes_what_hangs_a_forked_one(nest: Callable[..., Nest]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from heavyq.job.canary import in_words
+from heavyq.job.canary import end_in_words, hang_in_words
 from heavyq.job.trials import Trial, trials
 from heavyq.queue import registry
 
@@ -25,33 +25,52 @@ POOL = (
 
 
 @pytest.mark.parametrize(
-    ("trial", "raised", "code", "hung_s", "said"),
+    ("trial", "over_s", "said"),
     [
-        (LIBRARY, None, 1, 10.0, f"a forked child hangs in scikit-learn (two threads, over 10 s): {POOL}{CURE}"),
+        (LIBRARY, 10.0, f"a forked child hangs in scikit-learn (two threads, over 10 s): {POOL}{CURE}"),
         (
             HOOK,
-            None,
-            -9,
-            10.0,
-            f"a forked child hangs in @canary encode_one (over 10 s); if it computes with threads: {CURE}",
+            2.5,
+            f"a forked child hangs in @canary encode_one (over 2.5 s); if it computes with threads: {CURE}",
         ),
-        (HOOK, "OSError: x (app.py:7)", 1, None, f"@canary encode_one raised OSError: x (app.py:7) in {TRIED} it"),
-        (LIBRARY, None, -11, None, f"{TRIED} scikit-learn was killed in it by signal 11 (SIGSEGV): {SPAWN}"),
-        (HOOK, None, -35, None, f"{TRIED} @canary encode_one was killed in it by signal 35 (?): {SPAWN}"),
-        (HOOK, None, 7, None, f"{TRIED} @canary encode_one ended in it with exit code 7"),
-        (None, None, 1, None, f"{TRIED} its birth ended in it with exit code 1"),
+        (None, 10.0, f"a forked child hangs in its birth (over 10 s); if it computes with threads: {CURE}"),
     ],
-    ids=["library hangs", "hook hangs", "raised", "signal", "unnamed signal", "exit", "unborn"],
+    ids=["library", "hook", "unborn"],
 )
-def test_each_ending_is_told_with_what_to_do(
-    trial: Trial | None, raised: str | None, code: int, hung_s: float | None, said: str
+def test_each_hang_is_told_with_what_to_do(trial: Trial | None, over_s: float, said: str) -> None:
+    assert hang_in_words(trial, over_s) == said
+
+
+@pytest.mark.parametrize(
+    ("trial", "raised", "code", "said"),
+    [
+        (HOOK, "OSError: x (app.py:7)", 1, f"@canary encode_one raised OSError: x (app.py:7) in {TRIED} it"),
+        (LIBRARY, None, -11, f"{TRIED} scikit-learn was killed in it by signal 11 (SIGSEGV): {SPAWN}"),
+        (HOOK, None, -35, f"{TRIED} @canary encode_one was killed in it by signal 35 (?): {SPAWN}"),
+        (HOOK, None, 7, f"{TRIED} @canary encode_one ended in it with exit code 7"),
+        (None, None, 1, f"{TRIED} its birth ended in it with exit code 1"),
+    ],
+    ids=["raised", "signal", "unnamed signal", "exit", "unborn"],
+)
+def test_each_other_ending_is_told_with_what_to_do(
+    trial: Trial | None, raised: str | None, code: int, said: str
 ) -> None:
-    assert in_words(trial, raised, code, hung_s) == said
+    assert end_in_words(trial, raised, code) == said
+
+
+@pytest.mark.parametrize("trial", [LIBRARY, HOOK, None])
+def test_a_canary_that_somebody_killed_is_no_reason_to_spawn(trial: Trial | None) -> None:
+    """The kernel, where the container is too small. Children that import for themselves would need more."""
+    said = end_in_words(trial, None, -9)
+    assert "was killed in it by signal 9 (SIGKILL): most likely by the kernel, for want of memory" in said
+    assert "the container may be too small" in said
+    assert "spawn" not in said
+    assert "fork," not in said
 
 
 def test_another_library_that_may_have_made_the_pool_is_named_too() -> None:
     libraries = ["torch", "scikit-learn", "OpenMP (/lib/libgomp.so.1)"]
-    said = in_words(Trial("torch", lambda: None, needs="torch"), None, 1, 10.0, libraries)
+    said = hang_in_words(Trial("torch", lambda: None, needs="torch"), 10.0, libraries)
     assert "hangs in torch" in said
     assert "made in the main thread at import (by torch or scikit-learn: they may share it), and" in said
 
