@@ -233,7 +233,7 @@ def implied_recycle_bytes(memory_limit: int) -> int:
 
     A limit counts what earlier jobs of the child have left, so a child that has kept an eighth of it is replaced.
     """
-    return max(RETAINED_MIN_BYTES, memory_limit // 8)
+    return min(memory_limit // 2, max(RETAINED_MIN_BYTES, memory_limit // 8))
 
 
 def learnt_need_bytes(before: int, peak_bytes: int, budget_bytes: int, *, full: bool) -> int:

@@ -203,7 +203,8 @@ def test_default_number_of_children_follows_the_budget():
 
 def test_a_memory_limit_implies_when_a_child_that_keeps_memory_goes():
     assert memory.implied_recycle_bytes(GIB) == GIB // 8
-    assert memory.implied_recycle_bytes(64 * MIB) == memory.RETAINED_MIN_BYTES
+    assert memory.implied_recycle_bytes(100 * MIB) == memory.RETAINED_MIN_BYTES
+    assert memory.implied_recycle_bytes(16 * MIB) == 8 * MIB
 
 
 @given(st.integers(16 * MIB, 64 * GIB), SIZES)
