@@ -40,13 +40,10 @@ class Admission:
 
         Return a queue that would go first, as it has had no room for long, if only it is known that a job waits in it.
         """
-        if self._room.full():
+        full = self._room.full()
+        if full or not any(one.request_bytes for one in self._served):
             for one in self._served:
-                one.has_room = False
-            return None
-        if not any(one.request_bytes for one in self._served):
-            for one in self._served:
-                one.has_room = True
+                one.has_room, one.blocked_since_s = not full, None
             return None
         held = self._held(runs)
         reserved = [one for _, one in held]

@@ -332,8 +332,9 @@ class Crew:
         """What the children have made for themselves before any job, and a next one would."""
         born = [child.meter.born_bytes for child in self.children.values() if child.meter is not None]
         self._born_most_bytes = max([self._born_most_bytes, *born])
-        missing = min(1, max(0, self.concurrency - len(born)))
-        return sum(born) + missing * self._born_most_bytes
+        idle = any(isinstance(child.state, life.Ready) and child.state.idle for child in self.children.values())
+        needs_another = not idle and len(self.children) < self.concurrency
+        return sum(born) + needs_another * self._born_most_bytes
 
     def make_room(self) -> None:
         """Let an idle child go that holds much without a job; one at a time."""

@@ -149,9 +149,9 @@ class Watch(Part):
             return None
         self._rises.look(now_s)
         used = self._container.use_bytes()
+        self.full = used is not None and used >= self._mark_bytes
         if used is not None:
             headroom.append(self._mark_bytes - used)
-            self.full = used >= self._mark_bytes
             if self.full:
                 self._make_room([meter for meter in meters if meter.frozen_s is None], used, now_s)
         if all(meter.run is None for meter in meters):
