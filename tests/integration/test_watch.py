@@ -172,7 +172,7 @@ def test_memory_that_forks_share_is_counted_once_and_the_job_goes_on(told, start
     run = meter.run
     assert run is not None
     eventually(lambda: run.excuse, 10, "it seemed over its limit, was read exactly, and was excused")
-    assert run.charge_bytes > 400 * MIB
+    eventually(lambda: run.charge_bytes > 400 * MIB, 10, "all its forks are there")
     eventually(lambda: state(meter) != "T", 5, "it goes on")
     told.inbox.deliver()
     assert told.excess == []
