@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import signal
 import textwrap
 import threading
 import uuid
@@ -35,6 +36,9 @@ _LEAVE_S = 5.0
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "leaks: this test may leave processes, descriptors or threads (say why)")
     procs.become_subreaper()
+    for signum in (signal.SIGINT, signal.SIGQUIT):  # `pytest &` in a script ignores them, and so would every worker
+        if signal.getsignal(signum) is signal.SIG_IGN:
+            signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
     # A machine that is busy is slow, not wrong; the seed of a failure is printed.
     settings.register_profile("heavyq", deadline=None, print_blob=True)
     settings.load_profile("heavyq")

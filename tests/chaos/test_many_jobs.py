@@ -86,9 +86,9 @@ WATCHED = ("guard", "supervisor", "zygote")
 
 
 def descriptors(worker: Worker) -> dict[str, int]:
-    """How many each holds; in the supervisor without the three for each child: socket, log pipe, pidfd."""
+    """How many each holds; in the supervisor without those for each child: socket, log pipe, two pidfds, statm."""
     held = {role: len(procs.fds(worker.find(role).pid)) for role in WATCHED}
-    return {**held, "supervisor": held["supervisor"] - 3 * len(worker.all("child"))}
+    return {**held, "supervisor": held["supervisor"] - 5 * len(worker.all("child"))}
 
 
 def threads(worker: Worker) -> int:
