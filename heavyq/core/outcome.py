@@ -62,10 +62,10 @@ class Failure:
         """
         evidence = self.evidence or {}
         asked = evidence.get("request_bytes")
-        if asked is not None and evidence.get("peak_bytes", 0) > asked:
-            return False
-        if self.reason == "oom_killed":
+        if self.reason == "oom_killed":  # its peak is of resident memory, files too: no reason
             return evidence.get("limit_of") != "group"
+        if asked is not None and evidence.get("peak_bytes", 0) - evidence.get("left_by_earlier_jobs_bytes", 0) > asked:
+            return False
         return self.reason == "memory_limit" and evidence.get("limit_of") == "container"
 
     @property
@@ -216,7 +216,8 @@ def with_kill_below(failure: Failure, kill: OomKill) -> Failure:
     evidence = {**(failure.evidence or {}), "oom_kill": kill.plain()}
     if kill.own:
         detail = f"the kernel killed a process of the job for want of memory; then: {failure.detail}"
-        return replace(failure, reason="oom_killed", detail=detail, evidence={**evidence, "killed_by": "kernel"})
+        own = {"killed_by": "kernel", "limit_of": "group"}
+        return replace(failure, reason="oom_killed", detail=detail, evidence={**evidence, **own})
     detail = f"{failure.detail} (meanwhile the kernel killed a process of this container for want of memory)"
     return replace(failure, detail=detail, evidence=evidence)
 

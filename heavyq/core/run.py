@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from heavyq.core.outcome import MEMORY_DEATHS, Failure, Usage
-from heavyq.core.retry import After, Backoff, Final, Now, decide_memory_retry, decide_retry
+from heavyq.core.retry import STRIKES_MAX, After, Backoff, Final, Now, decide_memory_retry, decide_retry
 from heavyq.errors import ProtocolError
 
 DUTY_DELAY_MS = 60_000
@@ -361,9 +361,9 @@ def _after_memory_death(facts: JobFacts, failure: Failure, usage: Usage) -> Sett
         return Fail(failure, usage)
     least_ms = FULL_DELAY_MS if shared else 0
     match decide_memory_retry(strikes=facts.strikes, backoff=facts.backoff, rand=lambda: facts.roll):
-        case Final(why):
+        case Final(why) if not shared or facts.strikes + 1 >= STRIKES_MAX:
             return Fail(replace(failure, detail=f"{failure.detail} ({why})"), usage)
-        case Now():
+        case Final() | Now():
             return Strike(failure, usage, least_ms, facts.strikes + 1)
         case After(delay_ms):
             return Strike(failure, usage, max(least_ms, delay_ms), facts.strikes + 1)

@@ -44,7 +44,8 @@ class Admission:
         if full or not any(one.request_bytes for one in self._served):
             for one in self._served:
                 one.has_room, one.blocked_since_s = not full, None
-            return None
+            asks = (s for s in self._served if full and s.may_have_work and now_s - s.seen_work_s >= memory.PATIENCE_S)
+            return next(asks, None)  # a burst must learn that nothing waits
         held = self._held(runs)
         reserved = [one for _, one in held]
         budget = self._room.budget_bytes - self._room.born_bytes()
@@ -56,7 +57,9 @@ class Admission:
     @property
     def wants_room(self) -> bool:
         """True while a queue that may have work has no room for it."""
-        return any(one.blocked_since_s is not None for one in self._served)
+        if self._room.born_bytes() <= 0:
+            return False
+        return any(one.blocked_since_s is not None and one.may_have_work for one in self._served)
 
     def learn(self, served: Served, peak_bytes: int, *, full: bool) -> None:
         """Take to heart what a job held: full: it died as the container was full; else it went well."""
@@ -80,9 +83,12 @@ class Admission:
         first = self._served[index]
         beyond = [reserved for one, reserved in held if not one.request_bytes]
         if not memory.fits(first.request_bytes, budget, beyond):
-            return None  # what stands in its way are jobs that ask for nothing: holding back others is no help
+            # What stands in its way are jobs that ask for nothing: holding back others is no help; nor must a fear, or
+            # this queue's long wait, keep it or the next one out for ever.
+            first.need_bytes, first.blocked_since_s = first.need_bytes // 2, now_s
+            return None
         assert first.blocked_since_s is not None
-        if first.seen_work_s < first.blocked_since_s:
+        if first.seen_work_s < max(first.blocked_since_s, now_s - memory.PATIENCE_S):
             return first
         for one in self._served:
             one.has_room &= not one.request_bytes

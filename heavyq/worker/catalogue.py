@@ -5,7 +5,7 @@ Owns the choice of queues and of the one Redis. Sees names and options only; fun
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,19 +64,27 @@ def kinds_of(queues: Mapping[QueueKey, QueueSettings]) -> dict[QueueKey, ChildKi
 
     Where recycle_rss only follows from the limits, queues with different ones share children too: with the smallest.
     """
-    implied = [s.recycle_rss for s in queues.values() if s.recycle_implied and s.recycle_rss is not None]
-    smallest = min(implied, default=None)
+    smallest: dict[Hashable, int] = {}
+    for s in queues.values():
+        if s.recycle_implied and s.recycle_rss is not None:
+            smallest[_alike(s)] = min(smallest.get(_alike(s), s.recycle_rss), s.recycle_rss)
     return {
         key: ChildKind(
             nice=s.nice,
             oom_score_adj=s.oom_score_adj,
             limits=ChildLimits(
-                s.max_jobs_per_child, smallest if s.recycle_implied else s.recycle_rss, s.max_child_age_s
+                s.max_jobs_per_child,
+                smallest[_alike(s)] if s.recycle_implied else s.recycle_rss,
+                s.max_child_age_s,
             ),
             start_method=s.start_method,
         )
         for key, s in queues.items()
     }
+
+
+def _alike(s: QueueSettings) -> Hashable:
+    return s.nice, s.oom_score_adj, s.max_jobs_per_child, s.max_child_age_s, s.start_method
 
 
 def _choose(raw: _Declared, settings: RunSettings) -> Sequence[_Declared]:

@@ -107,7 +107,7 @@ class Control:
         if free > 0:
             for one in self.served:
                 self._arm(one)
-            if self._admission.wants_room:
+            if self._admission.wants_room and not self._asked and not self._waiting:
                 self.crew.make_room()
 
     def _free_seats(self) -> int:
@@ -139,13 +139,19 @@ class Control:
         served.seen_work_s = now_s  # asked; the answer takes it back if nothing is there
 
         def answer(reply: Counts | HeavyqError) -> None:
-            if isinstance(reply, Counts) and (reply.paused or not (reply.waiting or reply.prioritized)):
+            if isinstance(reply, Counts) and not self._has_work(served, reply):
                 served.may_have_work = False
                 served.empty_since_s = monotonic_s()
                 served.blocked_since_s = None
             self.changed = True
 
         self._commands.send(Command(counts(served.key), answer))
+
+    @staticmethod
+    def _has_work(served: Served, reply: Counts) -> bool:
+        """Tell whether a lease would find a job: only it promotes what is delayed and due."""
+        due = reply.delayed and (served.due_ms or 0) <= epoch_ms()
+        return not reply.paused and bool(reply.waiting or reply.prioritized or due)
 
     def _charge_of(self, run: Run) -> int:
         """Return what a run holds: as the watch saw it last, or its child alone now, whichever is more."""
@@ -339,7 +345,8 @@ class Control:
         if isinstance(settlement, life.Complete):
             self._admission.learn(self._by_key[run.queue], peak, full=False)
         elif isinstance(settlement, life.Fail | life.Strike) and settlement.failure.by_the_container:
-            self._admission.learn(self._by_key[run.queue], peak, full=True)
+            told = (settlement.failure.evidence or {}).get("peak_bytes", 0)  # of one that outran the watch: more
+            self._admission.learn(self._by_key[run.queue], max(peak, told), full=True)
 
     def _settle_op(self, run: Run, settlement: life.Settlement) -> Op[Settled]:
         """Return the operation; what a stranger's fields make impossible to tell is left out, the outcome never."""
@@ -375,7 +382,8 @@ class Control:
             self._log.error("the lease was lost: nothing was written", **about(run))
         elif reply == "refused":
             self._log.error("the job has children that are not done: completing was refused", **about(run))
-        self._by_key[run.queue].may_have_work = True  # its place in the queue changed: ask once more
+        served = self._by_key[run.queue]
+        served.may_have_work, served.due_ms = True, None  # its place in the queue changed: ask once more
         self._apply(run, life.Settled(lost=reply != "settled"))
         self.changed = True
 

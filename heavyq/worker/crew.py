@@ -207,7 +207,7 @@ class Crew:
             child.start_error = str(error)
             self._gone(child, Death(exited(1)))
             return
-        child.pid = pid
+        child.pid, child.zygote_pid = pid, self._nurseries[_kind(child).start_method].pid
         self._by_pid[pid] = child
         self._loop.watch(child.pidfd, lambda: self._maybe_died(child))
         if child.killed_by_us:  # while it had no name
@@ -260,9 +260,8 @@ class Crew:
     def _measure(self, child: ChildProcess) -> None:
         assert child.pid is not None
         assert child.pidfd is not None
-        zygote_pid = self._nurseries[_kind(child).start_method].pid
         try:
-            child.meter = ChildMeter(child.number, child.pid, child.pidfd, zygote_pid)
+            child.meter = ChildMeter(child.number, child.pid, child.pidfd, child.zygote_pid)
         except OSError as error:
             self._log.error("a child cannot be measured: it is not used", child=child.number, error=str(error))
             self.kill(child, f"it cannot be measured: {error}")
@@ -323,7 +322,8 @@ class Crew:
             what = "its imports or a @child_start hook" if spawned else "a @child_start hook"
             self._log.warning(f"a child is not ready yet: {what} may hang", child=child.number, after_s=_SLOW_START_S)
         meter = child.meter
-        if meter is not None and meter.frozen_s is not None and monotonic_s() - meter.frozen_s > _FROZEN_MAX_S:
+        since_s = meter.frozen_s if meter is not None else None  # read once: the watch sets it too
+        if meter is not None and since_s is not None and monotonic_s() - since_s > _FROZEN_MAX_S:
             self._log.error("a child stood still and was not judged: it goes on", child=child.number)
             meter.thaw()
 

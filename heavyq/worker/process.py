@@ -42,6 +42,7 @@ class ChildProcess:
         self.pid: int | None = None
         self.pidfd: int | None = None
         self.killed_by_us: str | None = None
+        self.zygote_pid: int | None = None  # of which it is a copy
         self.dead = False  # reaped; what is made of it may have to wait
         self.told_slow = False
         self.kill_came_first = False  # `killed_by_us` says what was decided; this, set by the sweeper, that we did it

@@ -152,7 +152,9 @@ class Watch(Part):
         self.full = used is not None and used >= self._mark_bytes
         if used is not None:
             headroom.append(self._mark_bytes - used)
-            if self.full:
+            if not self.full:
+                self._dying_since_s = math.inf
+            else:
                 self._make_room([meter for meter in meters if meter.frozen_s is None], used, now_s)
         if all(meter.run is None for meter in meters):
             return min(begun_s, _IDLE_LOOK_S)  # jobs too short to be seen must not wake us one by one
@@ -166,11 +168,12 @@ class Watch(Part):
         headroom = memory.headroom_bytes(run.charge_bytes, limit, run.excuse)
         if headroom > 0:
             return headroom
+        frozen_s = monotonic_s()
         meter.freeze()
         try:
-            sure = self._read_exactly(meter, run)
+            sure = _read_exactly(meter, run)
             if sure < limit:
-                took_s = monotonic_s() - now_s
+                took_s = monotonic_s() - frozen_s
                 run.excuse = memory.reprieve(
                     charge_bytes=run.charge_bytes, confirmed=sure, now_s=monotonic_s(), took_s=took_s
                 )
@@ -184,21 +187,6 @@ class Watch(Part):
         self.inbox.post(self._events.excess, Excess(meter.number, run.run, failure))
         return 0
 
-    @staticmethod
-    def _read_exactly(meter: ChildMeter, run: RunMeter) -> int:
-        """Return what the job holds for sure; 0 for one that is gone, or cannot be read now."""
-        child, below = meter.held()
-        if child is None:
-            return 0
-        return memory.confirmed_bytes(
-            charge_bytes=run.charge_bytes,
-            birth_bytes=meter.birth_bytes,
-            child=child,
-            below=below,
-            lent_bytes=meter.lent_bytes(),
-            born_bytes=meter.born_bytes,
-        )
-
     # ---- the container
 
     def _make_room(self, meters: list[ChildMeter], used: int, now_s: float) -> None:
@@ -207,7 +195,10 @@ class Watch(Part):
             return
         if self._somebody_dies(meters, now_s):
             return
-        victim = memory.cheapest_loss([_holder(meter, now_s) for meter in meters])
+        holders, exact = {m.number: _holder(m, now_s) for m in meters}, set()
+        while (victim := memory.cheapest_loss(list(holders.values()))) is not None and victim not in exact:
+            exact.add(victim)  # the quick meter asks only; it counts forks many times
+            holders[victim] = _confirmed_holder(next(m for m in meters if m.number == victim), holders[victim])
         if victim is None and now_s >= self._not_before_s:
             # Nobody has taken anything, as it seems: who has written over the zygote's pages is seen only exactly.
             victim = memory.cheapest_loss([_exact_holder(meter, now_s) for meter in meters])
@@ -241,6 +232,29 @@ class Watch(Part):
             meter.thaw()
             raise
         self.inbox.post(self._events.excess, Excess(meter.number, run.run if run else None, failure))
+
+
+def _read_exactly(meter: ChildMeter, run: RunMeter) -> int:
+    """Return what the job holds for sure; 0 for one that is gone, or cannot be read now."""
+    child, below = meter.held()
+    if child is None:
+        return 0
+    return memory.confirmed_bytes(
+        charge_bytes=run.charge_bytes,
+        birth_bytes=meter.birth_bytes,
+        child=child,
+        below=below,
+        lent_bytes=meter.lent_bytes(),
+        born_bytes=meter.born_bytes,
+    )
+
+
+def _confirmed_holder(meter: ChildMeter, quick: memory.Holder) -> memory.Holder:
+    run = meter.run
+    if run is None:
+        return quick
+    run.charge_bytes = run.peak_bytes = min(quick.charge_bytes, _read_exactly(meter, run))
+    return replace(quick, charge_bytes=run.charge_bytes)
 
 
 def _exact_holder(meter: ChildMeter, now_s: float) -> memory.Holder:

@@ -220,7 +220,8 @@ def test_1000_mixed_jobs_are_settled_once_each_with_the_right_reason(
     assert worker.wait() == 0
     hashes = {"1", *ids}
     lasting = {"id", "meta", "events", "completed", "failed", "hq:counter"}
-    assert jobs.keys() - {"stalled-check"} == hashes | lasting
+    told = {f"{record.id}:logs" for record in jobs.read_all(ids) if (record.failure or {}).get("evidence")}
+    assert jobs.keys() - {"stalled-check"} == hashes | lasting | told
     assert not list(tmp_path.glob("heavyq-*"))
 
 

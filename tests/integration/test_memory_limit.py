@@ -238,7 +238,8 @@ def test_in_a_container_files_are_no_memory_and_a_kernel_kill_is_told(
         def killed_by_the_kernel(name: str) -> JobRecord:
             """Run a job that the kernel kills, or a process of its, while the supervisor stands still."""
             before = group.oom_kills()
-            job_id = heavy.add(name, {"mib": 1024, "mark": f"mark-{name}", "go": f"go-{name}"})
+            data = {"mib": 1024, "mark": f"mark-{name}", "go": f"go-{name}"}
+            (job_id,) = heavy.add_for_the_last_time([(name, data)])
             eventually((tmp_path / f"mark-{name}").exists, 15, "it runs")
             os.kill(supervisor.pid, signal.SIGSTOP)
             try:
