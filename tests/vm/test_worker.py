@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 SLOW_S = 240.0
 LIMIT = 64 * MIB
 GROUP_LIMIT = LIMIT + LIMIT // 10 + 16 * MIB
+BIRTH = 64 * MIB  # what a child is born with, at most: it comes on top, for copies of it are nobody's fault
 CONTAINER = 1024 * MIB
 OF_EACH = 10
 
@@ -105,7 +106,7 @@ def test_each_child_has_a_group_with_the_limit_of_its_job(
     assert len({*own, worker_group}) == 3
     for path in own:
         assert path.parent == pod.path
-        assert abs(int((path / "memory.max").read_text()) - GROUP_LIMIT) < 4096, "rounded to pages at most"
+        assert GROUP_LIMIT < int((path / "memory.max").read_text()) < GROUP_LIMIT + BIRTH
         assert (path / "memory.oom.group").read_text() == "1\n"
         assert int((path / "memory.current").read_text()) > 8 * MIB, "the job's own memory is charged to it"
 
@@ -152,12 +153,12 @@ def test_a_job_that_outruns_the_watch_is_killed_alone(
     record = jobs.wait(bomb, timeout_s=SLOW_S)
     show(record)
     print(f"measured: with no watch at all it got to {peak / LIMIT:.2f} of its limit, by its group's")
-    assert peak <= GROUP_LIMIT
+    assert peak <= GROUP_LIMIT + BIRTH
     why = evidence(record)
     assert reason(record) == "oom_killed"
     assert why["killed_by"] == "kernel"
     assert why["limit_of"] == "group"
-    assert abs(why["limit_bytes"] - GROUP_LIMIT) < 4096
+    assert GROUP_LIMIT < why["limit_bytes"] < GROUP_LIMIT + BIRTH
     assert why["oom_kill"]["counter"] == f"oom_kill of {bomb_group}"
     assert why["oom_kill"]["after"] > why["oom_kill"]["before"]
     eventually(lambda: not bomb_group.exists(), SLOW_S, "its group is gone")
@@ -218,11 +219,12 @@ def test_a_kill_for_the_containers_limit_is_not_laid_to_the_group(
         eventually(lambda: pod.kills() >= 1, SLOW_S, "the kernel has killed")
     finally:
         os.kill(supervisor.pid, signal.SIGCONT)
-    record = jobs.wait(bomb, timeout_s=SLOW_S)
+    record = jobs.wait(bomb, "delayed", timeout_s=SLOW_S)  # run again: others may have filled the container
     show(record)
-    assert reason(record) == "oom_killed"
-    assert evidence(record)["oom_kill"]["counter"] == f"oom_kill of {group}"
-    assert evidence(record)["limit_of"] != "group"
+    told = record.failure or {}
+    assert told["reason"] == "oom_killed"
+    assert told["evidence"]["oom_kill"]["counter"] == f"oom_kill of {group}"
+    assert told["evidence"]["limit_of"] != "group"
     assert whole(worker) == before
     worker.stop(SLOW_S)
 
@@ -247,11 +249,12 @@ def test_without_groups_kernel_kills_and_kills_by_hand_are_told_apart(
             print(f"measured: with no watch and no group it got to {peak:.2f} of its limit: to the container's")
         finally:
             os.kill(supervisor.pid, signal.SIGCONT)
-        records = [jobs.wait(bomb, timeout_s=SLOW_S), jobs.wait(small, timeout_s=SLOW_S)]
+        records = [jobs.wait(bomb, "delayed", timeout_s=SLOW_S), jobs.wait(small, timeout_s=SLOW_S)]
         for record in records:
             show(record)
-        assert [reason(record) for record in records] == ["oom_killed", "signal"]
-        assert evidence(records[0])["oom_kill"]["counter"] == f"oom_kill of {pod.path}/memory.events"
+        told = [record.failure or {} for record in records]
+        assert [one["reason"] for one in told] == ["oom_killed", "signal"]
+        assert told[0]["evidence"]["oom_kill"]["counter"] == f"oom_kill of {pod.path}/memory.events"
         assert whole(worker) == before
         worker.stop(SLOW_S)
 
@@ -276,7 +279,7 @@ def test_the_watch_stops_a_job_and_all_that_it_started(
     assert reason(record) == "memory_limit", "by the watch, before the kernel"
     assert why["limit_of"] == "job"
     assert why["killed_by"] == "heavyq"
-    assert LIMIT <= why["peak_bytes"] <= GROUP_LIMIT
+    assert LIMIT <= why["peak_bytes"] <= GROUP_LIMIT + BIRTH
     eventually(lambda: not procs.marked(marker), SLOW_S, "its subprocesses are gone")
     eventually(lambda: not group.exists(), SLOW_S, "its group is gone")
     assert pod.kills() == 0, "the kernel had nothing to do"
@@ -312,7 +315,7 @@ def test_a_job_that_writes_more_than_its_groups_limit_is_not_stopped(
 ) -> None:
     pod = make_pod(CONTAINER, oom_group=True)
     worker = start_worker(pod, jobs)
-    size = 4 * GROUP_LIMIT // MIB
+    size = 4 * (GROUP_LIMIT + BIRTH) // MIB
     assert jobs.result(jobs.add("write-file", {"mib": size}), SLOW_S) == size * MIB
     assert pod.kills() == 0
     worker.stop(SLOW_S)
@@ -343,7 +346,7 @@ def test_how_far_past_its_limit_a_job_gets(
         )
         assert reason(record) in {"memory_limit", "oom_killed"}
         if grouped:
-            assert peak <= GROUP_LIMIT + MIB
+            assert peak <= GROUP_LIMIT + BIRTH
         else:
             assert reason(record) == "memory_limit"
         worker.stop(SLOW_S)
