@@ -179,15 +179,6 @@ def charge_bytes(pid: int) -> int | None:
         return None
 
 
-def rss_bytes(pid: int) -> int | None:
-    """Resident memory of a process, in bytes; None when it is gone."""
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as f:
-            return int(f.read().split()[1]) * _PAGE
-    except (OSError, IndexError, ValueError):
-        return None
-
-
 def cpu_s(pid: int) -> float | None:
     """User and system seconds of a process and of its reaped children; works on a zombie; None when it is gone."""
     try:
