@@ -11,6 +11,7 @@ from tests.support.memory import MIB, evidence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.support.jobs import Jobs
     from tests.support.worker import Worker
@@ -94,3 +95,36 @@ def test_a_helper_of_child_start_is_no_jobs_memory(run_worker: Callable[..., Wor
     run_worker(HELPED, "-c", "1")
     record = jobs.wait(jobs.add("process"), timeout_s=30)
     assert record.state == "completed", evidence(record)
+
+
+LOADED = """
+    from pathlib import Path
+    from heavyq import Queue, child_start
+
+    q = Queue("q", memory_request="200Mi")
+    model = []
+
+    @child_start
+    def load():
+        model.append(b"x" * (64 << 20))
+        with Path("loads.txt").open("a") as loads:
+            print("loaded", file=loads)
+
+    @q.processor
+    def decent(job):
+        return len(model)
+"""
+
+
+@pytest.mark.parametrize("budget", [("--memory-budget", "300Mi"), ()], ids=["set", "auto"])
+def test_a_model_is_not_loaded_anew_for_each_job_where_only_one_has_room(
+    run_worker: Callable[..., Worker], jobs: Jobs, tmp_path: Path, budget: tuple[str, ...]
+) -> None:
+    with memory_group(600 * MIB) as group:
+        worker = run_worker(LOADED, "-c", "2", *budget, group=group)
+        jobs.add_all([("process", None)] * 8)
+        jobs.wait_counts({"completed": 8}, timeout_s=60)
+        loads = len((tmp_path / "loads.txt").read_text().splitlines())
+        print(f"measured: 8 jobs, {loads} loads")
+        assert loads <= 2
+        worker.stop()
