@@ -56,10 +56,9 @@ class Admission:
 
     @property
     def wants_room(self) -> bool:
-        """True while a queue that may have work has no room for it."""
-        if self._room.born_bytes() <= 0:
-            return False
-        return any(one.blocked_since_s is not None and one.may_have_work for one in self._served)
+        """True while a queue that may have work has no room for it, and children without a job hold some."""
+        blocked = any(one.blocked_since_s is not None and one.may_have_work for one in self._served)
+        return blocked and self._room.born_bytes() > 0
 
     def learn(self, served: Served, peak_bytes: int, *, full: bool) -> None:
         """Take to heart what a job held: full: it died as the container was full; else it went well."""
