@@ -17,6 +17,9 @@ HeavyqError
  │   ├─ JobFailed             result(): the job failed for good
  │   ├─ ResultGone            result(): the job was removed and its event trimmed
  │   ├─ NoSuchJob             the id is not in the queue
+ │   ├─ NoSuchParent          the job named as parent is not there
+ │   ├─ HasAnotherParent      the job is the child of another one already
+ │   ├─ WrongState            what was asked cannot be done to a job that is where it is
  │   └─ Unreadable            a field of the stored job is not what BullMQ writes there
  ├─ NotInJobProcess       user code: the job API used in a process that the job forked, or after the job
  └─ ProtocolError         us: a bug in heavyq, please report it
@@ -106,6 +109,25 @@ class ResultGone(JobError):  # noqa: N818 - a contract name
 
 class NoSuchJob(JobError):  # noqa: N818 - reads as what it is
     """The queue has no job of that id."""
+
+
+class NoSuchParent(JobError):  # noqa: N818 - as above
+    """The job that was named as parent does not exist. Nothing was added."""
+
+
+class HasAnotherParent(JobError):  # noqa: N818 - as above
+    """A job of that id is the child of another, living parent. Nothing was changed."""
+
+
+class WrongState(JobError):  # noqa: N818 - as above
+    """What was asked cannot be done to a job in its present state. Nothing was changed.
+
+    state: BullMQ's word for where it is, "locked" while a worker has it, "scheduled" for a scheduler's next job.
+    """
+
+    def __init__(self, job_id: str, state: str, message: str) -> None:
+        super().__init__(message)
+        self.job_id, self.state = job_id, state
 
 
 class Unreadable(JobError):  # noqa: N818 - reads as what it is

@@ -1,4 +1,4 @@
-"""The Lua scripts as the server gets them: what they share, then the verb's own text, and the SHA1 of both.
+"""The Lua scripts as the server gets them: what they share, then the verb's own text, and the SHA1 of it all.
 
 Owns the loading of `ops/*.lua`. Never talks to Redis: `store.client` loads and runs what stands here.
 """
@@ -6,12 +6,16 @@ Owns the loading of `ops/*.lua`. Never talks to Redis: `store.client` loads and 
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Final
 
-_FOLDER = "heavyq.bullmq.ops"
-_SHARED = "common.lua"
+_FOLDER: Final = "heavyq.bullmq.ops"
+_ALWAYS: Final = "common"
+SHARED: Final = frozenset({_ALWAYS, "adding", "ending", "parents", "removal"})  # the files that are no verb
+_USES: Final = re.compile(rb"^-- Uses: ([a-z_ ]+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,13 @@ class Script:
 
 @cache
 def script(verb: str) -> Script:
-    """Return the script of one verb, `ops/<verb>.lua` behind `ops/common.lua`; read and hashed once."""
-    folder = resources.files(_FOLDER)
-    text = b"\n".join((folder / name).read_bytes() for name in (_SHARED, f"{verb}.lua"))
+    """Return the script of one verb: `ops/common.lua`, what its header names, `ops/<verb>.lua`; read and hashed once."""
+    own = _read(verb)
+    uses = _USES.search(own)
+    names = [_ALWAYS, *(uses[1].decode().split() if uses else ())]
+    text = b"\n".join([*(_read(name) for name in names), own])
     return Script(verb, text, hashlib.sha1(text, usedforsecurity=False).hexdigest())
+
+
+def _read(name: str) -> bytes:
+    return resources.files(_FOLDER).joinpath(f"{name}.lua").read_bytes()

@@ -1,4 +1,5 @@
 -- add: store a job and put it where it waits.
+-- Uses: adding
 --
 -- KEYS[1]  meta
 -- ARGV     1 name  2 data (JSON)  3 opts (JSON)  4 timestamp (ms)  5 delay (ms)  6 priority (0: none)

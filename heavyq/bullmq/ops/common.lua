@@ -1,4 +1,6 @@
--- common.lua: what several scripts share. It stands before every script at load and does nothing alone.
+-- common.lua: what most scripts share. It stands before every script at load and does nothing alone.
+-- What only some share is in files of its own (adding, ending, parents, removal), which a script names in a line
+-- `-- Uses: adding ending` of its header; they come after this one, in the order named.
 --
 -- KEYS[1] is always the queue's `meta` key. Every other key of the queue is derived from it, because job ids
 -- are known only inside the scripts; on a cluster the prefix needs a hash tag for that.
@@ -14,7 +16,7 @@ local SCORE_PER_PRIORITY = 4294967296 -- scores of `prioritized`: priority * 2^3
 local DEFAULT_EVENTS_KEPT = '10000'
 local BATCH = 1000 -- most jobs that one script promotes, skips or removes
 
-local QUEUE = string.sub(KEYS[1], 1, -5) -- '<prefix>:<queue>:'
+local QUEUE = string.sub(KEYS[1], 1, -5) -- '<prefix>:<queue>:'; another queue's inside `in_queue`
 
 local function key(suffix)
   return QUEUE .. suffix
@@ -22,6 +24,15 @@ end
 
 local function lock_key(id)
   return QUEUE .. id .. ':lock'
+end
+
+-- Call a function that works on another queue: all keys are that queue's meanwhile. base: '<prefix>:<queue>:'.
+local function in_queue(base, act, ...)
+  local before = QUEUE
+  QUEUE = base
+  local result = act(...)
+  QUEUE = before
+  return result
 end
 
 -- A whole number as decimal digits.
@@ -48,6 +59,13 @@ local function check_field_pairs(n)
   end
 end
 
+-- All keys of a job but its lock.
+local function delete_job(id)
+  local job = key(id)
+  redis.call('DEL', job, job .. ':logs', job .. ':dependencies', job .. ':processed', job .. ':failed',
+    job .. ':unsuccessful')
+end
+
 -- Whether a job's hash exists. TYPE, not EXISTS: a key of another type is no job either.
 local function job_exists(id)
   return redis.call('TYPE', key(id)).ok == 'hash'
@@ -57,7 +75,7 @@ end
 -- The queue's settings
 
 local function read_settings()
-  local found = redis.call('HMGET', KEYS[1], 'paused', 'concurrency', 'opts.maxLenEvents', 'max', 'duration')
+  local found = redis.call('HMGET', key('meta'), 'paused', 'concurrency', 'opts.maxLenEvents', 'max', 'duration')
   return {
     paused = found[1] ~= false, -- by existence, whatever the value
     concurrency = tonumber(found[2] or ''), -- nil: none
@@ -81,7 +99,7 @@ end
 -- How long the event stream may grow. Whoever needs it and finds it unset, sets it.
 local function events_kept(settings)
   if not settings.events_kept then
-    redis.call('HSET', KEYS[1], 'opts.maxLenEvents', DEFAULT_EVENTS_KEPT)
+    redis.call('HSET', key('meta'), 'opts.maxLenEvents', DEFAULT_EVENTS_KEPT)
     settings.events_kept = DEFAULT_EVENTS_KEPT
   end
   return string.match(settings.events_kept, '^%d+') or DEFAULT_EVENTS_KEPT
@@ -148,7 +166,7 @@ local function waiting_list(settings)
       return key(list)
     end
   end
-  local version = redis.call('HGET', KEYS[1], 'version')
+  local version = redis.call('HGET', key('meta'), 'version')
   return key(version and string.match(version, '^%D*5%.') and 'paused' or 'wait')
 end
 
@@ -203,37 +221,6 @@ local function promote_due(settings, now_ms)
     end
   end
   mark_ready(settings)
-end
-
-----------------------------------------------------------------------------------------------------------
--- New jobs
-
--- Write a new job's hash. job: name, data, opts (JSON), timestamp_ms, delay_ms, priority, and any further
--- fields and values in `...`.
-local function store_job(id, job, ...)
-  redis.call('HSET', key(id), 'name', job.name, 'data', job.data, 'opts', job.opts,
-    'timestamp', digits(job.timestamp_ms), 'delay', digits(job.delay_ms), 'priority', digits(job.priority), ...)
-  emit('added', 'jobId', id, 'name', job.name)
-end
-
--- Put a new job where it waits: a delay goes before a priority, and a priority before lifo.
-local function place_job(settings, id, job)
-  if job.delay_ms > 0 then
-    local due_ms = job.timestamp_ms + job.delay_ms
-    push_delayed(id, due_ms)
-    emit_and_trim(settings, 'delayed', 'jobId', id, 'delay', digits(due_ms))
-    mark_delayed()
-    return
-  end
-  if job.priority > 0 then
-    prioritize_last(id, job.priority)
-  elseif job.lifo then
-    push_first(settings, id)
-  else
-    push_last(settings, id)
-  end
-  mark_ready(settings)
-  emit_and_trim(settings, 'waiting', 'jobId', id)
 end
 
 ----------------------------------------------------------------------------------------------------------
@@ -314,143 +301,4 @@ local function leave_active(lease, ...)
   redis.call('SREM', key('stalled'), lease.id)
   redis.call('HDEL', lease.key, 'hq:fence', ...)
   return true
-end
-
-----------------------------------------------------------------------------------------------------------
--- Deduplication at the end of a job
-
--- Let go of a deduplication id, unless its own time to live still runs.
-local function release_deduplication(deduplication_id, id)
-  local owner = key('de:' .. deduplication_id)
-  local ttl_ms = redis.call('PTTL', owner)
-  if ttl_ms == 0 or (ttl_ms == -1 and redis.call('GET', owner) == id) then
-    redis.call('DEL', owner)
-  end
-end
-
--- The options in a kept job's JSON that say where it waits; what cannot be read counts as not said.
-local function placing_options(text)
-  local ok, opts = pcall(cjson.decode, text)
-  if not ok or type(opts) ~= 'table' then
-    opts = {}
-  end
-  return { delay_ms = tonumber(opts.delay) or 0, priority = tonumber(opts.priority) or 0, lifo = opts.lifo == true }
-end
-
--- Add the job that was kept back under a deduplication id while its owner ran (keepLastIfActive). An id that
--- is taken by now is left to the job that has it.
-local function add_kept_job(settings, deduplication_id, now_ms)
-  local record_key = key('dn:' .. deduplication_id)
-  local record = redis.call('HMGET', record_key, 'name', 'data', 'opts', 'jid', 'pk', 'pd', 'pdk', 'rjk')
-  redis.call('DEL', record_key)
-  local number = digits(redis.call('INCR', key('id')))
-  local id = record[4] or number
-  if job_exists(id) then
-    emit_and_trim(settings, 'duplicated', 'jobId', id)
-    return
-  end
-  local job = placing_options(record[3] or '{}')
-  job.name, job.data, job.opts, job.timestamp_ms = record[1] or '', record[2] or '{}', record[3] or '{}', now_ms
-  redis.call('SET', key('de:' .. deduplication_id), id)
-  store_job(id, job, 'deid', deduplication_id)
-  for field, value in pairs({ parentKey = record[5], parent = record[6], rjk = record[8] }) do
-    if value then
-      redis.call('HSET', key(id), field, value)
-    end
-  end
-  place_job(settings, id, job)
-  if record[7] then
-    redis.call('SADD', record[7], key(id))
-  end
-end
-
-local function end_deduplication(settings, deduplication_id, id, now_ms)
-  release_deduplication(deduplication_id, id)
-  if redis.call('EXISTS', key('dn:' .. deduplication_id)) == 1 then
-    add_kept_job(settings, deduplication_id, now_ms)
-  end
-end
-
-----------------------------------------------------------------------------------------------------------
--- The end of a job
-
--- How many finished jobs stay: three arguments from `n` on (count -1: all; age '': any; limit of the age rule).
-local function keep_argument(n)
-  local age_s = nil
-  if ARGV[n + 1] ~= '' then
-    age_s = number_argument(n + 1)
-  end
-  return {
-    count = math.floor(number_argument(n)),
-    age_s = age_s,
-    limit = math.max(0, math.floor(number_argument(n + 2))),
-  }
-end
-
--- All keys of a job but its lock.
-local function delete_job(id)
-  local job = key(id)
-  redis.call('DEL', job, job .. ':logs', job .. ':dependencies', job .. ':processed', job .. ':failed',
-    job .. ':unsuccessful')
-end
-
--- A parent still counts on this job: removing it would have to release the parent.
-local function is_awaited_by_parent(id)
-  local parent = redis.call('HGET', key(id), 'parentKey')
-  return parent and redis.call('SISMEMBER', parent .. ':dependencies', key(id)) == 1
-end
-
--- Delete finished jobs, but those that a parent waits for.
-local function delete_finished(set, ids)
-  for _, id in ipairs(ids) do
-    if not is_awaited_by_parent(id) then
-      redis.call('ZREM', set, id)
-      delete_job(id)
-    end
-  end
-end
-
--- Retention in a set of finished jobs: by age, then by count, the oldest first, at most BATCH in one finish.
-local function apply_retention(set, now_ms, keep)
-  local budget = BATCH
-  if keep.age_s then
-    local limit = math.min(keep.limit, budget)
-    local expired = redis.call('ZRANGEBYSCORE', set, '-inf', now_ms - keep.age_s * 1000, 'LIMIT', 0, limit)
-    delete_finished(set, expired)
-    budget = budget - #expired
-  end
-  if keep.count > 0 then
-    local excess = math.min(redis.call('ZCARD', set) - keep.count, budget)
-    if excess > 0 then
-      delete_finished(set, redis.call('ZRANGE', set, 0, excess - 1))
-    end
-  end
-end
-
-local function emit_if_drained()
-  if redis.call('EXISTS', key('wait'), key('active'), key('prioritized'), key('paused')) == 0 then
-    emit('drained')
-  end
-end
-
--- What a completed and a failed job have in common once they have left `active`. The outcome is written first,
--- so that nothing which is wrong elsewhere in the queue can cost it.
--- ending: set ('completed' or 'failed': also the event's name), field and value of the outcome, now_ms, keep,
--- and pairs_from, where the arguments begin that are pairs of field and value for the hash.
-local function finish(settings, lease, job, ending)
-  if ending.keep.count == 0 then
-    delete_job(lease.id)
-  else
-    redis.call('HSET', lease.key, ending.field, ending.value, 'finishedOn', digits(ending.now_ms),
-      'atm', digits(job.attempts_made + 1), 'hq:settled', lease.token, unpack(ARGV, ending.pairs_from))
-    redis.call('ZADD', key(ending.set), ending.now_ms, lease.id)
-  end
-  trim_events(settings)
-  if job.deduplication_id then
-    end_deduplication(settings, job.deduplication_id, lease.id, ending.now_ms)
-  end
-  emit(ending.set, 'jobId', lease.id, ending.field, ending.value, 'prev', 'active')
-  if ending.keep.count ~= 0 then
-    apply_retention(key(ending.set), ending.now_ms, ending.keep)
-  end
 end

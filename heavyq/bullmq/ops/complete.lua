@@ -1,4 +1,5 @@
 -- complete: the job ended well.
+-- Uses: adding ending
 --
 -- KEYS[1]  meta
 -- ARGV     1 id  2 token  3 fence  4 ats  5 processedOn  6 now (ms)  7 returnvalue (JSON)
