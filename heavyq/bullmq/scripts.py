@@ -29,7 +29,7 @@ class Script:
 
 @cache
 def script(verb: str) -> Script:
-    """Return the script of one verb: `ops/common.lua`, what its header names, `ops/<verb>.lua`; read and hashed once."""
+    """Return one verb's script: `ops/common.lua`, what its header names, `ops/<verb>.lua`; read and hashed once."""
     own = _read(verb)
     uses = _USES.search(own)
     names = [_ALWAYS, *(uses[1].decode().split() if uses else ())]

@@ -9,6 +9,8 @@
  * queue until `close`. Never touches Redis but through BullMQ's public API. Ends when stdin does.
  */
 
+const fs = require('node:fs');
+const path = require('node:path');
 const readline = require('node:readline');
 
 const [generation, url] = process.argv.slice(2);
@@ -235,13 +237,17 @@ const commands = {
   logs: (at, { id }) => at.queue.getJobLogs(id),
   workers: async (at) => (await at.queue.getWorkers()).map((each) => each.rawname),
   isPaused: (at) => at.queue.isPaused(),
-  childrenValues: async (at, { id }) => (await at.job(id)).getChildrenValues(),
 
   close: async (at, { prefix, queue }) => {
     places.delete(JSON.stringify([prefix, queue]));
     await at.close();
   },
 };
+
+// Further commands stand in files of their own: each exports (tools) => ({ name: (at, arguments) => ... }).
+for (const file of fs.readdirSync(path.join(__dirname, 'commands')).sort()) {
+  Object.assign(commands, require(path.join(__dirname, 'commands', file))({ bull, generation, place, shown, pause }));
+}
 
 function say(reply) {
   process.stdout.write(`${JSON.stringify(reply)}\n`);

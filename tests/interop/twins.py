@@ -77,7 +77,7 @@ class Twins:
                 job_id=opts.get("jobId"),
             )
         )
-        self._compare(f"add {opts}", ours.id, theirs)
+        self.compare(f"add {opts}", ours.id, theirs)
         return theirs
 
     def add_by_node(self, data: Any = None, *, name: str = "job", **opts: Any) -> None:
@@ -95,7 +95,7 @@ class Twins:
         theirs = self.bull("fetch", token=token)
         ours = self._lease(token)
         ours_id = ours.lease.job_id if ours else None
-        self._compare("fetch", ours_id, theirs and theirs["id"])
+        self.compare("fetch", ours_id, theirs and theirs["id"])
         if ours is None:
             return None
         return Held(ours.lease.job_id, token, ours)
@@ -106,14 +106,14 @@ class Twins:
         returned = json.dumps(value).encode()
         op = ops.complete(held.job.lease, now_ms=self.ours.now, returnvalue=returned, keep=keep, usage=USAGE)
         assert self.ours.run(op) == "settled"
-        self._compare(f"complete {held.id}")
+        self.compare(f"complete {held.id}")
 
     def fail(self, held: Held, message: str = "boom", *, unrecoverable: bool = False) -> None:
         """Let the job's run fail; each side decides by itself what follows."""
         self.bull("fail", id=held.id, token=held.token, message=message, unrecoverable=unrecoverable)
         name = "UnrecoverableError" if unrecoverable else "Error"
         self._fail_ours(held.job, message, name, final=unrecoverable)
-        self._compare(f"fail {held.id}")
+        self.compare(f"fail {held.id}")
 
     def delay(self, held: Held, ms: int) -> None:
         """Move the job to a later moment, with no attempt burnt."""
@@ -121,28 +121,28 @@ class Twins:
         nothing = {"failed_reason": None, "stacktrace": None, "failure": None, "usage": None}
         op = ops.delay(held.job.lease, now_ms=self.ours.now, delay_ms=ms, burn_attempt=False, **nothing)
         assert self.ours.run(op) == "settled"
-        self._compare(f"delay {held.id}")
+        self.compare(f"delay {held.id}")
 
     def hand_back(self, held: Held, *, but: str = "") -> None:
         """Return the job to the head. but: a key that differs on purpose."""
         self.bull("handBack", id=held.id, token=held.token)
         assert self.ours.run(ops.hand_back(held.job.lease, now_ms=self.ours.now, usage=None)) == "settled"
-        self._compare(f"hand back {held.id}", but=but)
+        self.compare(f"hand back {held.id}", but=but)
 
     def progress(self, held: Held, value: Any) -> None:
         self.bull("progress", id=held.id, value=value)
         assert self.ours.run(ops.progress(held.job.lease, json.dumps(value).encode()))
-        self._compare(f"progress {held.id}")
+        self.compare(f"progress {held.id}")
 
     def log(self, held: Held, row: str) -> None:
         self.bull("log", id=held.id, row=row)
         assert self.ours.run(ops.log(held.job.lease, [row], keep=_opts(held.job).keep_logs))
-        self._compare(f"log {held.id}")
+        self.compare(f"log {held.id}")
 
     def extend(self, held: Held, ms: int) -> None:
         assert self.bull("extend", id=held.id, token=held.token, ms=ms) == 1
         assert self.ours.run(ops.renew(self.ours.q, [held.job.lease], lock_ms=ms)) == ()
-        self._compare(f"extend {held.id}")
+        self.compare(f"extend {held.id}")
 
     def expire_lock(self, held: Held) -> None:
         """What the server does when nobody renews."""
@@ -152,7 +152,7 @@ class Twins:
     def pop_markers(self) -> list[tuple[bytes, float]]:
         """Take what idle workers block on, all of it, so that the next steps show which markers they set."""
         popped: list[Any] = [side.raw.zpopmin(side.key("marker"), 9) for side in (self.ours, self.theirs)]
-        self._compare("pop markers", *popped)
+        self.compare("pop markers", *popped)
         taken: list[tuple[bytes, float]] = popped[0]
         return taken
 
@@ -162,7 +162,7 @@ class Twins:
             side.raw.delete(side.key("stalled-check"))
         self.bull("checkStalled", maxStalledCount=max_stalled_count)
         self.ours.sweep(interval_ms=STALLED_INTERVAL_MS, limit=max_stalled_count, look=False)
-        self._compare("sweep")
+        self.compare("sweep")
 
     def both(self, do: str, **arguments: Any) -> None:
         """Let Node do something to both queues: what heavyq does not do itself."""
@@ -170,7 +170,7 @@ class Twins:
         on_ours = self.bull.node.at(self.ours.q)
         on_ours(do, **arguments)
         on_ours("close")
-        self._compare(do)
+        self.compare(do)
 
     def meta(self, **fields: Any) -> None:
         """Write settings of both queues."""
@@ -179,7 +179,7 @@ class Twins:
 
     def check(self, step: str = "check") -> None:
         """Compare the two as they are."""
-        self._compare(step)
+        self.compare(step)
 
     # -- heavyq's side
 
@@ -224,7 +224,7 @@ class Twins:
 
     # -- comparing
 
-    def _compare(self, step: str, ours: Any = None, theirs: Any = None, *, but: str = "") -> None:
+    def compare(self, step: str, ours: Any = None, theirs: Any = None, *, but: str = "") -> None:
         self.steps.append(step)
         mine, node = plain(self.ours.dump()), plain(self.theirs.dump())
         found = [
