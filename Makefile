@@ -1,5 +1,5 @@
 # Everything a person types. Needs git, make and Python >= 3.11; makes its own virtual environment in .venv.
-# `make interop` needs node and npm as well.
+# `make interop` needs node and npm as well, and Chromium, which it installs where it may (Debian, as root).
 
 SHELL := /bin/bash
 VENV ?= .venv
@@ -39,7 +39,12 @@ interop: $(VENV)/.dev  ## with real BullMQ, v5 and v6 (needs node and npm)
 	@command -v npm >/dev/null || { echo 'make interop: needs node and npm, and npm is not on the PATH'; exit 1; }
 	@# Not `npm ci`: it refuses a lock without the optional packages of platforms for which there are none.
 	@npm --prefix tests/interop install --no-save --no-audit --no-fund --loglevel=error
-	@$(BIN)/python -m pytest tests/interop
+	@# For Bull Board. Without it its browser tests are skipped (in CI they fail).
+	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null \
+		|| { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } >/dev/null \
+		|| echo 'make interop: Chromium could not be installed'
+	@$(BIN)/python -m pytest tests/interop -m 'long or not long' --record
+	@$(BIN)/python docs/conformance.py > docs/reference/conformance.md
 
 chaos: $(VENV)/.dev  ## processes and servers killed at bad moments; and what takes long
 	@$(BIN)/python -m pytest tests/chaos
@@ -54,6 +59,7 @@ vm: $(VENV)/.dev  ## what needs cgroup v2, in a virtual machine of its own (need
 docs: $(VENV)/.dev  ## make the pages that are made from the code
 	@$(BIN)/python -m heavyq.config.reference > docs/reference/options.md
 	@$(BIN)/python docs/states.py > docs/explain/states.md
+	@$(BIN)/python docs/conformance.py > docs/reference/conformance.md
 
 check: lint typecheck test interop chaos libraries  ## what CI runs
 

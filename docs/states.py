@@ -34,7 +34,6 @@ def run_rows() -> list[Row]:
         ("leased, draining", run.begin(facts, draining=True)),
         ("leased, unreadable", run.begin(run.JobFacts(0, 1, None, 0.0, unreadable=_FAILURE), draining=False)),
         ("leased, with `defa`", run.begin(run.JobFacts(0, 1, None, 0.0, deferred=_FAILURE), draining=False)),
-        ("leased, needs a duty", run.begin(run.JobFacts(0, 1, None, 0.0, duty="d"), draining=False)),
     ]
     for how, (state, actions) in begun:
         rows.append(("(new)", how, _name(state), _names(actions)))
@@ -42,10 +41,19 @@ def run_rows() -> list[Row]:
         run.Assigned(),
         run.Reported(b"1", _USAGE),
         run.Raised(_FAILURE, _USAGE),
+        run.Raised(_FAILURE, _USAGE, final=True),
+        run.Postponed("snooze", 1, _USAGE),
+        run.Postponed("rate_limited", 1, _USAGE),
+        run.Postponed("children", 0, _USAGE),
+        run.Stopped(_USAGE),
         run.ChildLost(_FAILURE, _USAGE),
+        run.ChildLost(_FAILURE, _USAGE, "one of many"),
+        run.ChildLost(_FAILURE, _USAGE, "another's"),
         run.LeaseLost(),
         run.StopAsked(),
-        run.MemoryExceeded(_FULL),
+        run.Condemned(_FULL, at_once=True),
+        run.Condemned(_FAILURE),
+        run.Refused(_FAILURE),
         run.Settled(lost=False),
         run.Settled(lost=True),
     ]
@@ -58,15 +66,18 @@ def child_rows() -> list[Row]:
     events: list[child.ChildEvent] = [
         child.ChildReady(),
         child.RunTaken(1),
-        child.RunOver(clean=True, grown_bytes=0),
-        child.RunOver(clean=False, grown_bytes=0),
+        child.RunTaken(2),
+        child.RunTaken(1, alone=True),
+        child.RunOver(1, clean=True, grown_bytes=0),
+        child.RunOver(1, clean=False, grown_bytes=0),
+        child.RunOver(2, clean=True, grown_bytes=0),
         child.Cleaned(whole=True),
         child.Cleaned(whole=False),
         child.RetireAsked("drain"),
         child.Ticked(),
         child.ChildExited(),
     ]
-    return _explore([child.Starting(0.0)], events, lambda s, e: child.decide(s, e, 1.0, _LIMITS))
+    return _explore([child.Starting(0.0)], events, lambda s, e: child.decide(s, e, 1.0, _LIMITS, seats=2))
 
 
 def _explore(starts: Iterable[Any], events: Iterable[Any], decide: Callable[[Any, Any], Any]) -> list[Row]:
@@ -88,24 +99,31 @@ def _explore(starts: Iterable[Any], events: Iterable[Any], decide: Callable[[Any
     return list(rows)
 
 
+_NAMES: dict[type, Callable[[Any], str]] = {
+    child.Ready: lambda it: f"Ready ({_of_ready(it)})",
+    child.RunTaken: lambda it: "RunTaken, alone" if it.alone else "RunTaken",
+    child.RunOver: lambda it: "RunOver, clean" if it.clean else "RunOver, not clean",
+    child.Cleaned: lambda it: "Cleaned" if it.whole else "Cleaned, not whole",
+    run.Stopping: lambda it: f"Stopping ({it.why.value})",
+    run.Settling: lambda it: f"Settling ({type(it.settlement).__name__})",
+    run.Ended: lambda it: "Ended (lost)" if it.lost else "Ended",
+    run.Raised: lambda it: "Raised, final" if it.final else "Raised",
+    run.Postponed: lambda it: f"Postponed, {it.what}",
+    run.ChildLost: lambda it: f"ChildLost, {it.blame}",
+    run.Condemned: lambda it: "Condemned, at once" if it.at_once else "Condemned",
+    run.Settled: lambda it: "Settled, lost" if it.lost else "Settled",
+}
+
+
 def _name(thing: Any) -> str:
-    match thing:
-        case child.Ready():
-            return "Ready (busy)" if thing.run is not None else "Ready (idle)" if thing.clean else "Ready (cleaning)"
-        case run.Stopping():
-            return f"Stopping ({thing.why.value})"
-        case run.Settling():
-            return f"Settling ({type(thing.settlement).__name__})"
-        case run.Ended():
-            return "Ended (lost)" if thing.lost else "Ended"
-        case child.RunOver():
-            return "RunOver, clean" if thing.clean else "RunOver, not clean"
-        case child.Cleaned():
-            return "Cleaned" if thing.whole else "Cleaned, not whole"
-        case run.Settled():
-            return "Settled, lost" if thing.lost else "Settled"
-        case _:
-            return type(thing).__name__
+    named = _NAMES.get(type(thing))
+    return named(thing) if named else type(thing).__name__
+
+
+def _of_ready(state: child.Ready) -> str:
+    if state.runs:
+        return "full" if not state.free else "seats open"
+    return "idle" if state.clean else "cleaning"
 
 
 def _names(actions: Iterable[Any]) -> str:

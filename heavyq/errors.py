@@ -65,7 +65,12 @@ class RedisError(HeavyqError):
 
 
 class RedisUnavailable(RedisError):  # noqa: N818 - a state, and a public name
-    """No answer from Redis (or it says that it cannot serve now). What was sent may have happened."""
+    """No answer from Redis (or it says that it cannot serve now). What was sent may have happened.
+
+    nothing_happened: True if nothing was sent, as no connection could be made, or if all of it was discarded.
+    """
+
+    nothing_happened = False
 
 
 class AddUnknown(RedisUnavailable):

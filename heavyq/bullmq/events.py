@@ -5,11 +5,16 @@ Owns the names of events and of their fields. Reads no stream: `queue.outcomes` 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+# What an event's field holds, where it is not text. Other fields, and those of events that we do not know, are text.
+_JSON: Final = frozenset({("completed", "returnvalue"), ("progress", "data")})
+_NUMBERS: Final = frozenset({("delayed", "delay"), ("retries-exhausted", "attemptsMade"), ("cleaned", "count")})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +51,31 @@ def begins_anew(fields: Mapping[str, bytes]) -> bool:
 def removes(fields: Mapping[str, bytes]) -> bool:
     """Tell whether the job was removed by somebody. Many removals (drain, clean, obliterate) tell nobody."""
     return fields.get("event") == b"removed"
+
+
+def decode(fields: Mapping[str, bytes]) -> tuple[str, str | None, dict[str, Any]]:
+    """Return an event's name, the id of the job that it is about, and its further fields, decoded.
+
+    Raises ValueError for what is no event, or has a field that is not what its kind has there.
+    """
+    name = fields.get("event")
+    if name is None:
+        raise ValueError("it has no name")
+    event = name.decode("utf-8", "replace")
+    data = {field: _value(event, field, raw) for field, raw in fields.items() if field not in ("event", "jobId")}
+    return event, job_of(fields), data
+
+
+def _value(event: str, field: str, raw: bytes) -> Any:
+    if (event, field) in _JSON:
+        try:
+            return json.loads(raw)
+        except (ValueError, RecursionError):
+            raise ValueError(f"{field} is no JSON") from None
+    text = raw.decode("utf-8", "replace")
+    if (event, field) in _NUMBERS:
+        try:
+            return int(float(text))
+        except (ValueError, OverflowError):
+            raise ValueError(f"{field} is no number") from None
+    return text

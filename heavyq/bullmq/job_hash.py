@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from heavyq.bullmq.options import WireOptions
+from heavyq.bullmq.parent import Parent
 from heavyq.errors import Unreadable
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ __all__ = [
     "Unreadable",
     "append_trace",
     "attempts_made",
-    "duty_not_built",
     "fields_of",
     "parse_int",
     "strikes",
@@ -64,8 +64,9 @@ class JobRecord:
 
     state: BullMQ's word for where it is; None if that was not asked. data, progress, returnvalue, checkpoint:
     JSON text as stored. delay_ms: no sign of being delayed (`state` is). attempts_made and attempts_started:
-    BullMQ's `atm` and `ats`. deferred_failure: the job is to be failed with this text. failure, usage: what
-    heavyq wrote about the latest run, None if that was another worker's. Moments: epoch ms.
+    BullMQ's `atm` and `ats`. deferred_failure: the job is to be failed with this text. cancel_reason: its
+    worker is to stop it. parent: the job that waits, or waited, for this one; parent_key: its key, as stored.
+    failure, usage: what heavyq wrote about the latest run, None if that was another worker's. Moments: epoch ms.
     """
 
     id: str
@@ -85,7 +86,9 @@ class JobRecord:
     failed_reason: str | None
     stacktrace: tuple[str, ...]
     deferred_failure: str | None
+    cancel_reason: str | None
     parent_key: str | None
+    parent: Parent | None
     scheduler_id: str | None
     dedup_id: str | None
     worker_name: str | None
@@ -93,6 +96,11 @@ class JobRecord:
     usage: dict[str, Any] | None
     checkpoint: bytes | None
     state: str | None = None
+
+    @property
+    def telemetry(self) -> str | None:
+        """The propagation context that the producer gave the job, opaque."""
+        return self.opts.telemetry
 
     @classmethod
     def read(cls, job_id: str, fields: Mapping[bytes, bytes], state: str | None = None) -> JobRecord:
@@ -116,7 +124,9 @@ class JobRecord:
             failed_reason=_text(fields, b"failedReason"),
             stacktrace=tuple(_traces(fields.get(b"stacktrace"))),
             deferred_failure=_text(fields, b"defa"),
+            cancel_reason=_text(fields, b"hq:cancel"),
             parent_key=_text(fields, b"parentKey"),
+            parent=Parent.read_field(fields.get(b"parent"), _text(fields, b"parentKey")),
             scheduler_id=_text(fields, b"rjk"),
             dedup_id=_text(fields, b"deid"),
             worker_name=_text(fields, b"pb"),
@@ -143,18 +153,6 @@ def append_trace(raw: bytes | None, trace: str, limit: int | None) -> bytes:
     traces = [*_traces(raw), trace]
     kept = traces if limit is None else traces[len(traces) - min(limit, len(traces)) :]
     return json.dumps(kept).encode()  # escaped: a lone surrogate must not make the field unwritable
-
-
-def duty_not_built(fields: Mapping[bytes, bytes]) -> str | None:
-    """Return what running this job would need that heavyq does not do yet, None if nothing.
-
-    `scheduler`: its next iteration must be planned first. `parent`: a parent's books must be kept at its end.
-    """
-    if b"rjk" in fields:
-        return "scheduler"
-    if b"parentKey" in fields or b"parent" in fields:
-        return "parent"
-    return None
 
 
 def _text(fields: Mapping[bytes, bytes], name: bytes) -> str | None:

@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from heavyq.bullmq.dedup import Dedup
+from heavyq.bullmq.parent import FLAGS, OnFailure, Parent, on_failure_of
 from heavyq.core.retry import Backoff
 from heavyq.errors import Unreadable
 
-__all__ = ["Backoff", "Keep", "WireOptions", "pack_options"]
+__all__ = ["Backoff", "Dedup", "Keep", "OnFailure", "Parent", "WireOptions", "pack_options"]
 
 _NUMBER_MAX: Final = 2**53  # beyond it readers in JavaScript see another number
 _LIMIT: Final = 1000
@@ -24,16 +26,23 @@ _READ: Final = frozenset(
     {
         "attempts",
         "backoff",
+        "de",
         "delay",
+        "hq",
         "jobId",
         "kl",
         "lifo",
+        "omc",
+        "parent",
         "priority",
         "removeOnComplete",
         "removeOnFail",
+        "repeat",
         "sizeLimit",
         "stackTraceLimit",
         "timestamp",
+        "tm",
+        *FLAGS.values(),
     }
 )
 
@@ -56,7 +65,10 @@ class WireOptions:
     """The options a job carries. None: the producer said nothing.
 
     attempts: runs allowed; 0 and 1 both mean one. keep_logs: rows; stack_trace_limit: traces (0: none).
-    unknown: every other key as it was stored (`de`, `parent`, `repeat`, `tm` and what BullMQ may add).
+    on_failure: what the job's final failure does to its parent. repeat: what its scheduler says, as stored.
+    telemetry: opaque text; omit_context: the producer wants no context of it in the run.
+    timeout_ms, progress_timeout_ms, memory_limit_bytes: heavyq's own, in the member `hq`; BullMQ carries them along.
+    unknown: every other key as it was stored.
     """
 
     attempts: int = 0
@@ -71,6 +83,15 @@ class WireOptions:
     size_limit: int | None = None
     job_id: str | None = None
     timestamp_ms: int | None = None
+    dedup: Dedup | None = None
+    parent: Parent | None = None
+    on_failure: OnFailure | None = None
+    repeat: Mapping[str, Any] | None = None
+    telemetry: str | None = None
+    omit_context: bool = False
+    timeout_ms: int | None = None
+    progress_timeout_ms: int | None = None
+    memory_limit_bytes: int | None = None
     unknown: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -78,9 +99,12 @@ class WireOptions:
         """Read stored options; nothing at all reads as none, and numbers may stand as text, as in Node.
 
         Raises Unreadable if it is no JSON object, or if a value that a worker acts on makes no sense. Values
-        that only the producer acted on (priority, delay, timestamp, jobId, sizeLimit) are dropped in that case.
+        that only the producer or a script acts on (priority, delay, timestamp, jobId, sizeLimit, parent, de and
+        their like) are dropped in that case.
         """
         opts = _object(raw)
+        own = _own(opts)
+        on_failure = on_failure_of(opts)
         return cls(
             attempts=_whole(opts, "attempts") or 0,
             backoff=_backoff(opts.get("backoff")),
@@ -94,6 +118,15 @@ class WireOptions:
             size_limit=_loose(opts.get("sizeLimit")),
             job_id=job_id if isinstance(job_id := opts.get("jobId"), str) else None,
             timestamp_ms=_loose(opts.get("timestamp")),
+            dedup=Dedup.read(opts.get("de")),
+            parent=Parent.read_opts(opts.get("parent"), on_failure),
+            on_failure=on_failure,
+            repeat=repeat if isinstance(repeat := opts.get("repeat"), dict) else None,
+            telemetry=telemetry if isinstance(telemetry := opts.get("tm"), str) else None,
+            omit_context=bool(opts.get("omc")),
+            timeout_ms=_at_least(1, _whole(own, "timeout", "opts.hq")),
+            progress_timeout_ms=_at_least(1, _whole(own, "progressTimeout", "opts.hq")),
+            memory_limit_bytes=_at_least(1, _whole(own, "memoryLimit", "opts.hq")),
             unknown={name: value for name, value in opts.items() if name not in _READ},
         )
 
@@ -112,9 +145,24 @@ def pack_options(
     size_limit: int | None = None,
     job_id: str | None = None,
     timestamp_ms: int | None = None,
+    dedup: Dedup | None = None,
+    parent: Parent | None = None,
+    on_failure: OnFailure | None = None,
+    repeat: Mapping[str, Any] | None = None,
+    telemetry: str | None = None,
+    omit_context: bool = False,
+    timeout_ms: int | None = None,
+    progress_timeout_ms: int | None = None,
+    memory_limit_bytes: int | None = None,
 ) -> bytes:
-    """Return the JSON that a BullMQ producer would store for these options; what is not set is left out."""
-    stored = {
+    """Return the JSON that a BullMQ producer would store for these options; what is not set is left out.
+
+    on_failure: if it is not given, the parent's counts.
+    """
+    flag = on_failure or (parent and parent.on_failure)
+    own = {"timeout": timeout_ms, "progressTimeout": progress_timeout_ms, "memoryLimit": memory_limit_bytes}
+    own = {name: value for name, value in own.items() if value is not None}
+    stored: dict[str, Any] = {
         "attempts": attempts,
         "backoff": _pack_backoff(backoff) if backoff else None,
         "delay": delay_ms or None,
@@ -127,7 +175,15 @@ def pack_options(
         "sizeLimit": size_limit,
         "stackTraceLimit": stack_trace_limit,
         "timestamp": timestamp_ms,
+        "de": dedup.to_opts() if dedup else None,
+        "parent": parent.to_opts() if parent else None,
+        "repeat": repeat,
+        "tm": telemetry,
+        "omc": omit_context or None,
+        "hq": own or None,
     }
+    if flag:
+        stored[FLAGS[flag]] = True
     given = {name: value for name, value in stored.items() if value is not None}
     return json.dumps(given, allow_nan=False, separators=(",", ":")).encode()
 
@@ -155,6 +211,16 @@ def _object(raw: bytes) -> dict[str, Any]:
     if not isinstance(opts, dict):
         raise Unreadable("opts", f"a JSON object is expected, not {_shown(opts)}")
     return opts
+
+
+def _own(opts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return heavyq's own options."""
+    own = opts.get("hq")
+    if own is None:
+        return {}
+    if not isinstance(own, dict):
+        raise Unreadable("opts.hq", f"a JSON object is expected, not {_shown(own)}")
+    return own
 
 
 def _no_constant(name: str) -> Any:

@@ -14,7 +14,8 @@ from typing import Final
 
 _FOLDER: Final = "heavyq.bullmq.ops"
 _ALWAYS: Final = "common"
-SHARED: Final = frozenset({_ALWAYS, "adding", "ending", "parents", "removal"})  # the files that are no verb
+# The files that are no verb.
+SHARED: Final = frozenset({_ALWAYS, "adding", "ending", "parents", "places", "removal", "requeue"})
 _USES: Final = re.compile(rb"^-- Uses: ([a-z_ ]+)$", re.MULTILINE)
 
 

@@ -1,6 +1,6 @@
 """Options: each once, its values from code, flags, environment and pyproject.toml, and where they came from.
 
-    units     durations and sizes          values    Keep, fixed(), exponential()
+    units     durations and sizes          values    Keep, Rate, Dedup, fixed(), ...
     option    one option, one value        table     all of them, each once
     profiles  STANDARD LIGHT MEDIUM HEAVY  jobs      the options of one add
     sources   flags, environment, file     queues    the options of one queue in a worker
@@ -38,7 +38,7 @@ from heavyq.config.table import (
     options,
 )
 from heavyq.config.units import Duration, Size, format_duration, format_size, parse_duration, parse_size
-from heavyq.config.values import Keep, exponential, fixed
+from heavyq.config.values import Dedup, Keep, Rate, exponential, fixed
 
 __all__ = [
     "HEAVY",
@@ -48,6 +48,7 @@ __all__ = [
     "PROFILES",
     "STANDARD",
     "CodeOptions",
+    "Dedup",
     "Duration",
     "Given",
     "JobDefaults",
@@ -58,6 +59,7 @@ __all__ = [
     "Profile",
     "QueueOptions",
     "QueueSettings",
+    "Rate",
     "RunSettings",
     "Size",
     "Sources",

@@ -5,23 +5,37 @@ Owns that order, for producers. The worker takes no part: a job carries the opti
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from heavyq.config.table import OPTIONS, find_option
-from heavyq.config.values import keep_on_wire
+from heavyq.config.values import dedup_on_wire, keep_on_wire
+from heavyq.errors import BadValue
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from heavyq.bullmq.dedup import Dedup
     from heavyq.bullmq.options import Backoff
     from heavyq.bullmq.options import Keep as WireKeep
+    from heavyq.bullmq.parent import OnFailure
     from heavyq.config.profiles import Profile
+
+
+_POLICIES: Final[Mapping[str, OnFailure]] = {
+    "fail_parent_on_failure": "fail",
+    "continue_parent_on_failure": "continue",
+    "ignore_dependency_on_failure": "ignore",
+    "remove_dependency_on_failure": "remove",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class JobSettings:
-    """Every option of one add, in the units of the wire. `max_payload` holds beside size_limit."""
+    """Every option of one add, in the units of the wire. `max_payload` holds beside size_limit.
+
+    parent: what the add was given; the queue makes a reference of it. on_failure: what the job's final failure does to
+    its parent. timeout_ms, progress_timeout_ms, memory_limit: of this add alone; None leaves it to the worker's queue.
+    """
 
     attempts: int
     backoff: Backoff | None
@@ -35,6 +49,14 @@ class JobSettings:
     size_limit: int | None
     job_id: str | None
     timestamp_ms: int | None
+    dedup: Dedup | None
+    parent: Any
+    on_failure: OnFailure | None
+    telemetry: str | None
+    omit_context: bool
+    timeout_ms: int | None
+    progress_timeout_ms: int | None
+    memory_limit: int | None
 
 
 def read_job_options(given: Mapping[str, Any], *, where: str) -> dict[str, Any]:
@@ -45,12 +67,19 @@ def read_job_options(given: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     """
     read: dict[str, Any] = {}
     for name, value in given.items():
-        pending = OPTIONS.get(name)
-        if pending is not None and not pending.built:
-            pending.read(value, label=f"{where}: {name}")  # timeout and its kin too, which a job may not carry yet
         option = find_option(name, "job", where=where)
+        if option.also_per_add and value is None:
+            raise BadValue(f"{where}: {name}: None is not a value here; leave it out, and the queue's holds")
         read[name] = option.read(value, label=f"{where}: {name}", bare_ok=True)
+    check_policies(read, where)
     return read
+
+
+def check_policies(given: Mapping[str, Any], where: str) -> None:
+    """Raise BadValue if more than one policy is set for what a job's failure does to its parent."""
+    chosen = [name for name in _POLICIES if given.get(name)]
+    if len(chosen) > 1:
+        raise BadValue(f"{where}: {' and '.join(chosen)}: only one of them can hold when the job has failed")
 
 
 def job_settings(profile: Profile, queue_defaults: Mapping[str, Any], one_add: Mapping[str, Any]) -> JobSettings:
@@ -65,7 +94,7 @@ def job_settings(profile: Profile, queue_defaults: Mapping[str, Any], one_add: M
                 return source[name]
         return OPTIONS[name].default
 
-    timestamp = value("timestamp")
+    timestamp, dedup = value("timestamp"), value("deduplication")
     return JobSettings(
         attempts=value("attempts"),
         backoff=value("backoff"),
@@ -79,4 +108,27 @@ def job_settings(profile: Profile, queue_defaults: Mapping[str, Any], one_add: M
         size_limit=value("size_limit"),
         job_id=value("job_id"),
         timestamp_ms=None if timestamp is None else round(timestamp.timestamp() * 1000),
+        dedup=None if dedup is None else dedup_on_wire(dedup),
+        parent=value("parent"),
+        on_failure=_on_failure(one_add, queue_defaults, profile.job_options),
+        telemetry=value("telemetry"),
+        omit_context=value("omit_context"),
+        timeout_ms=_ms(one_add.get("timeout")),
+        progress_timeout_ms=_ms(one_add.get("progress_timeout")),
+        memory_limit=one_add.get("memory_limit"),
     )
+
+
+def _on_failure(*levels: Mapping[str, Any]) -> OnFailure | None:
+    """Return the policy of the first level that sets one. False there switches off what a later level sets."""
+    off: set[str] = set()
+    for level in levels:
+        for name, policy in _POLICIES.items():
+            if level.get(name) and name not in off:
+                return policy
+        off.update(name for name in _POLICIES if level.get(name) is False)
+    return None
+
+
+def _ms(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from heavyq.bullmq.keys import why_not_an_id
 from heavyq.bullmq.options import Backoff
 from heavyq.config.units import format_duration, format_size, parse_duration, parse_size
-from heavyq.config.values import Keep
+from heavyq.config.values import Dedup, Keep, Rate
 from heavyq.errors import BadValue, NotBuiltYet
 
 if TYPE_CHECKING:
@@ -21,7 +21,22 @@ if TYPE_CHECKING:
 
 Scope = Literal["queue", "job", "worker"]
 Kind = Literal[
-    "int", "bool", "duration", "size", "text", "choice", "names", "label", "url", "keep", "backoff", "id", "moment"
+    "int",
+    "bool",
+    "duration",
+    "size",
+    "text",
+    "choice",
+    "names",
+    "label",
+    "url",
+    "keep",
+    "backoff",
+    "id",
+    "moment",
+    "rate",
+    "dedup",
+    "parent",
 ]
 
 _OFF: Final = frozenset({"none", "off"})
@@ -36,8 +51,9 @@ class Option:
     "worker" options are of one `heavyq run`. default: in the unit of the kind (seconds, bytes); None is
     off or unset, and `may_be_off` says that None may be given. flags: on `heavyq run`, the long one
     first. env: names in the environment, the first that is set wins. per_add: for one add only, no queue
-    default. auto: heavyq chooses unless told otherwise; that is None, and written `auto`. built: False is
-    refused by name, never ignored.
+    default. also_per_add: a queue option that one add may set for its own job as well. auto: heavyq chooses unless
+    told otherwise; that is None, and written `auto`. bullmq: what BullMQ calls it, then its unit and default, for the
+    reference page; empty where it has nothing of the kind. built: False is refused by name, never ignored.
     """
 
     name: str
@@ -53,6 +69,8 @@ class Option:
     auto: bool = False
     choices: tuple[str, ...] = ()
     per_add: bool = False
+    also_per_add: bool = False
+    bullmq: str = ""
     built: bool = True
 
     def read(self, value: Any, *, label: str, text: bool = False, bare_ok: bool = False) -> Any:
@@ -90,6 +108,8 @@ class Option:
             return format_duration(value)
         if self.kind == "size":
             return format_size(value)
+        if self.kind == "rate":
+            return str(Rate(value[0], value[1] / 1000))
         if isinstance(value, (tuple, list)):
             return ", ".join(value)
         return str(value)
@@ -212,6 +232,30 @@ def _read_moment(_option: Option, value: Any, _text: bool, _bare: bool) -> datet
     return value
 
 
+def _read_rate(_option: Option, value: Any, text: bool, _bare: bool) -> tuple[int, int]:
+    """Read a number of jobs and a time in milliseconds."""
+    if text and isinstance(value, str):
+        value = Rate.parse(value)
+    if not isinstance(value, Rate):
+        raise BadValue(f'{value!r} is no rate: write Rate(10, per="1s")')
+    return value.count, value.per_ms
+
+
+def _read_dedup(_option: Option, value: Any, _text: bool, _bare: bool) -> Dedup:
+    if isinstance(value, Dedup):
+        return value
+    if isinstance(value, str) and value:
+        return Dedup(value)
+    raise BadValue(f"{value!r} is no deduplication: write an id, or Dedup(id, ttl=...)")
+
+
+def _read_parent(_option: Option, value: Any, _text: bool, _bare: bool) -> Any:
+    """Read what holds a job. Only the queue, which writes the reference, knows more of it."""
+    if not isinstance(getattr(value, "id", None), str):
+        raise BadValue(f"{value!r} is no job: give the job that runs, or the handle that an add returned")
+    return value
+
+
 _READERS: Final[Mapping[Kind, Callable[[Option, Any, bool, bool], Any]]] = {
     "int": _read_int,
     "bool": _read_bool,
@@ -226,4 +270,7 @@ _READERS: Final[Mapping[Kind, Callable[[Option, Any, bool, bool], Any]]] = {
     "backoff": _read_backoff,
     "id": _read_id,
     "moment": _read_moment,
+    "rate": _read_rate,
+    "dedup": _read_dedup,
+    "parent": _read_parent,
 }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from typing_extensions import Unpack
 
+from heavyq.config.jobs import check_policies
 from heavyq.config.table import OPTIONS, QueueOptions, find_option
 from heavyq.config.units import format_size
 from heavyq.config.values import Keep, exponential, fixed
@@ -46,6 +47,7 @@ def read_queue_options(given: Mapping[str, Any], *, where: str) -> CodeOptions:
         read = option.read(value, label=f"{where}: {name}")
         (worker if option.scope == "queue" else job)[name] = read
     _check_memory(worker, where)
+    check_policies(job, where)
     return CodeOptions(MappingProxyType(worker), MappingProxyType(job))
 
 
@@ -121,7 +123,8 @@ class Profile:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Profile:
         """Read what `to_json` wrote."""
-        return _build(data["name"], data["options"], {})
+        lists_of = {name: tuple(value) if isinstance(value, list) else value for name, value in data["options"].items()}
+        return _build(data["name"], lists_of, {})
 
     def __getattr__(self, name: str) -> Any:
         option = OPTIONS.get(name)

@@ -7,6 +7,7 @@ then the default. Driven by the supervisor, with what the zygote's catalogue say
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Literal
 
 from heavyq.config.profiles import PROFILES, Profile, unfit_memory
@@ -26,12 +27,14 @@ class QueueSettings:
     """How a worker runs one queue's jobs. Times in seconds, sizes in bytes; None is off.
 
     A concurrency of None may use all the worker's children. recycle_implied: recycle_rss follows from the memory_limit.
+    limiter: how many jobs may start, in how many milliseconds. metrics_points: for how many minutes counts are kept.
     """
 
     concurrency: int | None
     lock_duration_s: float
     stalled_interval_s: float
     max_stalled_count: int
+    max_started_attempts: int | None
     max_jobs_per_child: int | None
     recycle_rss: int | None
     recycle_implied: bool
@@ -45,6 +48,11 @@ class QueueSettings:
     max_payload: int
     max_result: int
     start_method: Literal["fork", "spawn"]
+    async_concurrency: int
+    timeout_s: float | None
+    progress_timeout_s: float | None
+    limiter: tuple[int, int] | None
+    metrics_points: int | None
 
 
 def resolve_queue(
@@ -60,11 +68,13 @@ def resolve_queue(
     implied = found["memory_limit"].value is not None and found["recycle_rss"].where == "default"
     if implied:
         found["recycle_rss"] = Given(implied_recycle_bytes(found["memory_limit"].value), "memory_limit / 8")
+    limiter = found["limiter"].value  # a list if it came from a zygote
     settings = QueueSettings(
         concurrency=found["concurrency"].value,
         lock_duration_s=found["lock_duration"].value,
         stalled_interval_s=found["stalled_interval"].value,
         max_stalled_count=found["max_stalled_count"].value,
+        max_started_attempts=found["max_started_attempts"].value,
         max_jobs_per_child=found["max_jobs_per_child"].value,
         recycle_rss=found["recycle_rss"].value,
         recycle_implied=implied,
@@ -78,6 +88,11 @@ def resolve_queue(
         max_payload=found["max_payload"].value,
         max_result=found["max_result"].value,
         start_method=found["start_method"].value,
+        async_concurrency=found["async_concurrency"].value,
+        timeout_s=found["timeout"].value,
+        progress_timeout_s=found["progress_timeout"].value,
+        limiter=None if limiter is None else (limiter[0], limiter[1]),
+        metrics_points=found["metrics"].value,
     )
     return settings, found
 
@@ -109,12 +124,17 @@ def _check_memory(queue: str, found: Mapping[str, Given]) -> None:
         raise (UsageError if typed else ConfigError)(f"queue {queue!r}: {why} ({origins})")
 
 
-def children_wanted(concurrency: int | None, queues: Iterable[QueueSettings]) -> int:
+def children_wanted(
+    concurrency: int | None, queues: Iterable[QueueSettings], asynchronous: Iterable[QueueSettings] = ()
+) -> int:
     """Return how many children a worker may have.
 
-    concurrency: the worker's `--concurrency`. Without it every queue may run as many jobs as it says.
+    concurrency: the worker's `--concurrency`. Without it every queue may run as many jobs as it says. asynchronous:
+    the queues, not among the others, whose jobs share children, `async_concurrency` in each.
     """
-    return concurrency or max(1, sum(queue.concurrency or 0 for queue in queues))
+    alone = sum(queue.concurrency or 0 for queue in queues)
+    shared = sum(ceil((queue.concurrency or 0) / queue.async_concurrency) for queue in asynchronous)
+    return concurrency or max(1, alone + shared)
 
 
 def of_worker_type(wanted: tuple[str, ...] | None, profile_of: Mapping[str, str]) -> tuple[str, ...]:

@@ -28,6 +28,9 @@ where it came from.
 Durations are seconds, a `timedelta`, or text such as `"90s"`, `"5m"`, `"1h30m"`; a bare number of 10,000 or more is
 refused, for it was meant as milliseconds. Sizes are bytes or text: `Ki Mi Gi` are binary, `K M G` decimal. An option
 that may be off takes `None` in Python, and `off` elsewhere.
+
+The column BullMQ has the option's name there, and its unit and default where they are others; what has no entry is
+heavyq's own.
 """
 _QUEUE = """\
 ## How a worker runs a queue's jobs
@@ -66,11 +69,11 @@ def page() -> str:
     parts = [
         _HEAD,
         _QUEUE,
-        _table(("option", "default", "range", "flag, environment", "meaning"), map(_row, options("queue"))),
+        _table(("option", "default", "range", "flag, environment", "BullMQ", "meaning"), map(_row, options("queue"))),
         _JOB,
-        _table(("option", "default", "range", "flag", "meaning"), map(_row, options("job"))),
+        _table(("option", "default", "range", "flag", "BullMQ", "meaning"), map(_row, options("job"))),
         _WORKER,
-        _table(("option", "default", "range", "flag, environment", "meaning"), map(_row, options("worker"))),
+        _table(("option", "default", "range", "flag, environment", "BullMQ", "meaning"), map(_row, options("worker"))),
         _PROFILES,
         _profiles(),
         _PENDING,
@@ -81,8 +84,15 @@ def page() -> str:
 
 def _row(option: Option) -> tuple[str, ...]:
     names = " ".join(f"`{name}`" for name in (*option.flags, *option.env))
-    meaning = f"{option.meaning} (one add only)" if option.per_add else option.meaning
-    return f"`{option.name}`", show(option, option.default), option.range_text(), names, meaning
+    scope = " (one add only)" if option.per_add else " (also for one add)" if option.also_per_add else ""
+    theirs, *rest = option.bullmq.split(maxsplit=1) or ("",)
+    bullmq = " ".join((_code(theirs), *rest)) if theirs else ""
+    return f"`{option.name}`", show(option, option.default), option.range_text(), names, bullmq, option.meaning + scope
+
+
+def _code(word: str) -> str:
+    """Mark a name as code; a comma after it is none of its."""
+    return f"`{word.removesuffix(',')}`{',' if word.endswith(',') else ''}"
 
 
 def _profiles() -> str:

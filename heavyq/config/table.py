@@ -11,17 +11,18 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, Final, Literal, TypedDict
+from typing import Any, Final, Literal, Protocol, TypedDict
 
 from heavyq.bullmq.options import Backoff
 from heavyq.config.option import Kind, Option, Scope
 from heavyq.config.units import Duration, Size
-from heavyq.config.values import Keep, exponential
+from heavyq.config.values import Dedup, Keep, Rate, exponential
 from heavyq.errors import UnknownOption
 
 MiB: Final = 1024 * 1024
 PRIORITY_MAX: Final = 2_097_151
 _VALUE_MAX: Final = 512 * MiB  # what one Redis string holds
+_TIMEOUT_MAX: Final = 365 * 86400
 
 
 def _queue(
@@ -55,6 +56,7 @@ _ALL: Final[tuple[Option, ...]] = (
         low=1,
         high=1000,
         flag=("--concurrency", "-c"),
+        bullmq="concurrency 1",
     ),
     _queue(
         "lock_duration",
@@ -63,6 +65,7 @@ _ALL: Final[tuple[Option, ...]] = (
         30.0,
         low=2,
         high=86400,
+        bullmq="lockDuration 30000 ms",
     ),
     _queue(
         "stalled_interval",
@@ -71,6 +74,7 @@ _ALL: Final[tuple[Option, ...]] = (
         30.0,
         low=0.5,
         high=86400,
+        bullmq="stalledInterval 30000 ms",
     ),
     _queue(
         "max_stalled_count",
@@ -79,6 +83,15 @@ _ALL: Final[tuple[Option, ...]] = (
         1,
         low=0,
         high=1000,
+        bullmq="maxStalledCount 1",
+    ),
+    _queue(
+        "max_started_attempts",
+        "int",
+        "how often a job may be started in all, for whatever reason, before it is failed",
+        low=1,
+        may_be_off=True,
+        bullmq="maxStartedAttempts none",
     ),
     _queue(
         "max_jobs_per_child",
@@ -111,6 +124,7 @@ _ALL: Final[tuple[Option, ...]] = (
         "memory that a job, with all that it started, may use of its own; a job that is over it is stopped",
         low=16 * MiB,
         may_be_off=True,
+        also_per_add=True,
         flag="--memory-limit",
     ),
     _queue(
@@ -162,11 +176,51 @@ _ALL: Final[tuple[Option, ...]] = (
         "fork",
         choices=("fork", "spawn"),
     ),
-    _queue("async_concurrency", "int", "how many jobs of an async processor share one child", 50, built=False),
-    _queue("timeout", "duration", "how long a job may run", built=False, flag="--timeout"),
+    _queue(
+        "async_concurrency",
+        "int",
+        "how many jobs of a queue whose processors are all `async def` share one child",
+        50,
+        low=1,
+        high=10_000,
+    ),
+    _queue(
+        "timeout",
+        "duration",
+        "how long a job may run; then it is stopped and has failed, as one that raised",
+        low=0.1,
+        high=_TIMEOUT_MAX,
+        may_be_off=True,
+        also_per_add=True,
+        flag="--timeout",
+    ),
     _queue("timeout_grace", "duration", "time for a stopped job to clean up", 10.0, built=False),
-    _queue("progress_timeout", "duration", "how long a job may run without progress", built=False),
-    _queue("limiter", "text", "how many jobs may start in a time", built=False),
+    _queue(
+        "progress_timeout",
+        "duration",
+        "how long a job may run without telling of progress; then it is stopped and has failed",
+        low=0.1,
+        high=_TIMEOUT_MAX,
+        may_be_off=True,
+        also_per_add=True,
+    ),
+    _queue(
+        "limiter",
+        "rate",
+        'how many jobs of the queue all workers together start in a time: `Rate(10, per="1s")` in Python, `10/1s` '
+        "elsewhere",
+        may_be_off=True,
+        bullmq="limiter {max, duration ms}, off",
+    ),
+    _queue(
+        "metrics",
+        "int",
+        "for how many minutes the numbers of jobs that completed and failed in each are kept",
+        low=1,
+        high=100_000,
+        may_be_off=True,
+        bullmq="metrics.maxDataPoints minutes, off",
+    ),
     # ---- job: they belong to whoever adds ----
     _job(
         "attempts",
@@ -176,6 +230,7 @@ _ALL: Final[tuple[Option, ...]] = (
         low=1,
         high=1_000_000,
         flag="--attempts",
+        bullmq="attempts 0 (one run)",
     ),
     _job(
         "backoff",
@@ -183,6 +238,7 @@ _ALL: Final[tuple[Option, ...]] = (
         "how long to wait before a retry; None: at once",
         exponential("1s"),
         may_be_off=True,
+        bullmq="backoff {type, delay ms, jitter}, none",
     ),
     _job(
         "priority",
@@ -192,28 +248,133 @@ _ALL: Final[tuple[Option, ...]] = (
         low=0,
         high=PRIORITY_MAX,
         flag="--priority",
+        bullmq="priority 0",
     ),
-    _job("delay", "duration", "how long to wait before the job may run", 0.0, low=0, flag="--delay"),
-    _job("lifo", "bool", "take the newest first: the job goes to the head of the queue", default=False),
-    _job("remove_on_complete", "keep", "what stays of completed jobs: True is nothing", default=True),
-    _job("remove_on_fail", "keep", "what stays of failed jobs: False is all", default=False),
-    _job("keep_logs", "int", "how many rows of a job's log are kept", low=1, may_be_off=True),
+    _job(
+        "delay",
+        "duration",
+        "how long to wait before the job may run",
+        0.0,
+        low=0,
+        flag="--delay",
+        bullmq="delay 0 ms",
+    ),
+    _job(
+        "lifo",
+        "bool",
+        "take the newest first: the job goes to the head of the queue",
+        default=False,
+        bullmq="lifo false",
+    ),
+    _job(
+        "remove_on_complete",
+        "keep",
+        "what stays of completed jobs: True is nothing",
+        default=True,
+        bullmq="removeOnComplete false: true, count, or {count, age s, limit}",
+    ),
+    _job(
+        "remove_on_fail",
+        "keep",
+        "what stays of failed jobs: False is all",
+        default=False,
+        bullmq="removeOnFail false: the same",
+    ),
+    _job(
+        "keep_logs",
+        "int",
+        "how many rows of a job's log are kept",
+        low=1,
+        may_be_off=True,
+        bullmq="keepLogs rows, all",
+    ),
     _job(
         "stack_trace_limit",
         "int",
         "how many stack traces of failed attempts are kept",
         low=0,
         may_be_off=True,
+        bullmq="stackTraceLimit traces, all",
     ),
-    _job("size_limit", "size", "the largest payload that this add takes, as JSON", low=0, may_be_off=True),
-    _job("job_id", "id", "an id of your own: adding it twice is one job", per_add=True, flag="--job-id"),
-    _job("timestamp", "moment", "when the job was made; default: now", per_add=True),
-    _job("deduplication", "text", "at most one job of this id at a time", built=False),
-    _job("parent", "text", "the job that waits for this one", per_add=True, built=False),
-    _job("fail_parent_on_failure", "bool", "a failure fails the parent too", built=False),
-    _job("ignore_dependency_on_failure", "bool", "the parent goes on without this child", built=False),
-    _job("continue_parent_on_failure", "bool", "the parent starts at once", built=False),
-    _job("remove_dependency_on_failure", "bool", "the parent forgets this child", built=False),
+    _job(
+        "size_limit",
+        "size",
+        "the largest payload that this add takes, as JSON",
+        low=0,
+        may_be_off=True,
+        bullmq="sizeLimit bytes, none",
+    ),
+    _job(
+        "job_id",
+        "id",
+        "an id of your own: adding it twice is one job",
+        per_add=True,
+        flag="--job-id",
+        bullmq="jobId, the queue's counter",
+    ),
+    _job(
+        "timestamp",
+        "moment",
+        "when the job was made; default: now",
+        per_add=True,
+        bullmq="timestamp ms, now",
+    ),
+    _job(
+        "deduplication",
+        "dedup",
+        "an id, or `Dedup(id, ttl=...)`: while a job of this id has not ended, an add of another answers with it",
+        bullmq="deduplication {id, ttl ms, extend, replace, keepLastIfActive, reschedule}, none",
+    ),
+    _job(
+        "parent",
+        "parent",
+        "the job that waits for this one: the job that runs, or the handle of an add",
+        per_add=True,
+        bullmq="parent {id, queue}, none",
+    ),
+    _job(
+        "fail_parent_on_failure",
+        "bool",
+        "when the job has failed, its parent fails too",
+        default=False,
+        bullmq="failParentOnFailure false",
+    ),
+    _job(
+        "ignore_dependency_on_failure",
+        "bool",
+        "when the job has failed, its parent goes on without its result, and can read why",
+        default=False,
+        bullmq="ignoreDependencyOnFailure false",
+    ),
+    _job(
+        "continue_parent_on_failure",
+        "bool",
+        "when the job has failed, its parent runs at once, whatever else it waits for, and can read why",
+        default=False,
+        bullmq="continueParentOnFailure false",
+    ),
+    _job(
+        "remove_dependency_on_failure",
+        "bool",
+        "when the job has failed, its parent goes on as if it had never been",
+        default=False,
+        bullmq="removeDependencyOnFailure false",
+    ),
+    _job(
+        "telemetry",
+        "text",
+        "what a tracer wants to find where the job runs, as text; heavyq only carries it",
+        per_add=True,
+        bullmq="telemetry.metadata, none",
+    ),
+    _job(
+        "omit_context",
+        "bool",
+        "tell the other side's tracer to take no context from this job",
+        default=False,
+        per_add=True,
+        bullmq="telemetry.omitContext false",
+    ),
     _job("durable", "bool", "wait until a replica has the job", built=False),
     # ---- worker: one `heavyq run` ----
     _worker(
@@ -234,8 +395,15 @@ _ALL: Final[tuple[Option, ...]] = (
         "url",
         "where Redis is, unless the queues say; without it the embedded server is used, if it is installed",
         env=("HEAVYQ_REDIS", "REDIS_URL"),
+        bullmq="connection",
     ),
-    _worker("prefix", "text", "first part of the key names of queues that name none", "bull"),
+    _worker(
+        "prefix",
+        "text",
+        "first part of the key names of queues that name none",
+        "bull",
+        bullmq="prefix bull",
+    ),
     _worker(
         "drain_timeout",
         "duration",
@@ -252,7 +420,12 @@ _ALL: Final[tuple[Option, ...]] = (
         may_be_off=True,
     ),
     _worker("connect_timeout", "duration", "how long to wait for Redis at start", 10.0, low=0),
-    _worker("name", "label", "the worker's name, shown by BullMQ's lists of workers"),
+    _worker(
+        "name",
+        "label",
+        "the worker's name, shown by BullMQ's lists of workers",
+        bullmq="name, none",
+    ),
     _worker(
         "memory_budget",
         "size",
@@ -297,15 +470,26 @@ def find_option(name: str, *scopes: Scope, where: str) -> Option:
     Raises UnknownOption with the nearest name.
     """
     option = OPTIONS.get(name)
-    if option is None or option.scope not in scopes:
-        known = [o.name for o in _ALL if o.scope in scopes and o.built]
+    if option is None or not _belongs(option, scopes):
+        known = [o.name for o in _ALL if o.built and _belongs(o, scopes)]
         of_queue = option is not None and option.scope == "queue"
         hint = f": it belongs to the queue, write Queue(..., {name}=...)" if of_queue else nearest(name, known)
         raise UnknownOption(f"{where} has no option {name!r}{hint}")
     return option
 
 
+def _belongs(option: Option, scopes: tuple[Scope, ...]) -> bool:
+    return option.scope in scopes or (option.also_per_add and "job" in scopes)
+
+
 # ---- the same names for type checkers ---------------------------------------------------------------------
+
+
+class AJob(Protocol):
+    """What names a job: the `Job` that runs, or a handle."""
+
+    @property
+    def id(self) -> str: ...
 
 
 class WorkerOptions(TypedDict, total=False):
@@ -315,6 +499,7 @@ class WorkerOptions(TypedDict, total=False):
     lock_duration: Duration
     stalled_interval: Duration
     max_stalled_count: int
+    max_started_attempts: int | None
     max_jobs_per_child: int | None
     recycle_rss: Size | None
     max_child_age: Duration | None
@@ -327,6 +512,11 @@ class WorkerOptions(TypedDict, total=False):
     max_payload: Size
     max_result: Size
     start_method: Literal["fork", "spawn"]
+    async_concurrency: int
+    timeout: Duration | None
+    progress_timeout: Duration | None
+    limiter: Rate | None
+    metrics: int | None
 
 
 class JobDefaults(TypedDict, total=False):
@@ -342,6 +532,11 @@ class JobDefaults(TypedDict, total=False):
     keep_logs: int | None
     stack_trace_limit: int | None
     size_limit: Size | None
+    deduplication: str | Dedup
+    fail_parent_on_failure: bool
+    ignore_dependency_on_failure: bool
+    continue_parent_on_failure: bool
+    remove_dependency_on_failure: bool
 
 
 class JobOptions(JobDefaults, total=False):
@@ -349,6 +544,12 @@ class JobOptions(JobDefaults, total=False):
 
     job_id: str
     timestamp: datetime
+    parent: AJob
+    telemetry: str
+    omit_context: bool
+    timeout: Duration
+    progress_timeout: Duration
+    memory_limit: Size
 
 
 class QueueOptions(WorkerOptions, JobDefaults, total=False):

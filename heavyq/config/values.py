@@ -1,15 +1,23 @@
-"""Values that options take and that are no plain number: `Keep`, `fixed()`, `exponential()`.
+"""Values that options take and that are no plain number: `Keep`, `Rate`, `Dedup`, `fixed()`, `exponential()`.
 
 Owns how users write them. How they look on the wire is `heavyq.bullmq.options`' business.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import KW_ONLY, dataclass
+from typing import Final
 
+from heavyq.bullmq import dedup as wire_dedup
 from heavyq.bullmq import options as wire
-from heavyq.config.units import Duration, parse_duration
+from heavyq.config.units import Duration, format_duration, parse_duration
 from heavyq.errors import BadValue
+
+_COUNT_MAX: Final = 10**9
+_MS_MIN: Final = 0.001
+_SECONDS_MAX: Final = 365 * 86400.0
+_RATE: Final = re.compile(r"\s*(\d{1,10})\s*(?:/|per\s)\s*(\d.*?|ms|s|m|h|d|w)\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,89 @@ class Keep:
                 parse_duration(self.age)
             except BadValue as error:
                 raise BadValue(f"Keep(age=...): {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """At most `count` jobs start in each time of `per`.
+
+    count: 1 or more. per: a duration, of whole milliseconds.
+    """
+
+    count: int
+    per: Duration
+
+    def __post_init__(self) -> None:
+        if isinstance(self.count, bool) or not isinstance(self.count, int) or not 1 <= self.count <= _COUNT_MAX:
+            raise BadValue(f"Rate({self.count!r}, ...): a number of jobs, 1 or more")
+        try:
+            per_s = parse_duration(self.per)
+        except BadValue as error:
+            raise BadValue(f"Rate(per=...): {error}") from None
+        if not _MS_MIN <= per_s <= _SECONDS_MAX:
+            raise BadValue(f"Rate(per={self.per!r}): 1ms to {format_duration(_SECONDS_MAX)}")
+
+    @property
+    def per_ms(self) -> int:
+        """The time, in milliseconds."""
+        return round(parse_duration(self.per) * 1000)
+
+    def __str__(self) -> str:
+        return f"{self.count}/{format_duration(self.per_ms / 1000)}"
+
+    @classmethod
+    def parse(cls, text: str) -> Rate:
+        """Read a rate as it is written outside of Python: `10/1s`, `100/m`. Raises BadValue."""
+        match = _RATE.fullmatch(text)
+        if match is None:
+            raise BadValue(f"{text!r} is no rate: write a number of jobs per time, such as 10/1s or 100/m")
+        return cls(int(match[1]), match[2] if match[2][0].isdigit() else f"1{match[2]}")
+
+
+@dataclass(frozen=True, slots=True)
+class Dedup:
+    """At most one job of this id at a time: an add of another is refused, and answers with the one that is there.
+
+    ttl: only for so long, whether that job has ended or not; without it, until that job has ended. extend: each
+    refused add starts the time anew. replace: a job that is still delayed gives way to the new one.
+    keep_last_if_active: while the job runs, the last that was refused is kept and added at its end; no ttl counts then.
+    reschedule: a job that is still delayed takes over the delay of the refused add.
+    """
+
+    id: str
+    _: KW_ONLY
+    ttl: Duration | None = None
+    extend: bool = False
+    replace: bool = False
+    keep_last_if_active: bool = False
+    reschedule: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.id, str) or not self.id:
+            raise BadValue(f"Dedup({self.id!r}): the id is a text, and not empty")
+        for name in ("extend", "replace", "keep_last_if_active", "reschedule"):
+            if not isinstance(getattr(self, name), bool):
+                raise BadValue(f"Dedup({name}={getattr(self, name)!r}): neither true nor false")
+        if self.ttl is None:
+            return
+        try:
+            ttl_s = parse_duration(self.ttl)
+        except BadValue as error:
+            raise BadValue(f"Dedup(ttl=...): {error}") from None
+        if not _MS_MIN <= ttl_s <= _SECONDS_MAX:
+            raise BadValue(f"Dedup(ttl={self.ttl!r}): 1ms to {format_duration(_SECONDS_MAX)}")
+
+
+def dedup_on_wire(value: Dedup) -> wire_dedup.Dedup:
+    """Return BullMQ's form of a deduplication."""
+    return wire_dedup.Dedup(
+        id=value.id,
+        ttl_ms=None if value.ttl is None else round(parse_duration(value.ttl) * 1000),
+        extend=value.extend,
+        replace=value.replace,
+        keep_last_if_active=value.keep_last_if_active,
+        reschedule=value.reschedule,
+    )
 
 
 def keep_on_wire(value: bool | int | Keep) -> wire.Keep:

@@ -8,7 +8,7 @@ Decides when a child may take a job, when it is retired, when it is killed. Know
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from heavyq.core.memory import in_words
@@ -37,19 +37,32 @@ class Starting:
 class Ready:
     """It can take jobs.
 
-    run: the one it has. clean: nothing of an earlier job is left below it. over_s: when its last job ended.
+    seats: how many at once; more than one only for async processors. runs: those that it has. alone: the one that it
+    has shares with nobody. clean: nothing of an earlier job is left below it. over_s: when its last job ended. worn:
+    why it takes no more jobs, and goes when those that it has are over. leaked: that is for a leak.
     """
 
     born_s: float
-    run: int | None = None
+    seats: int = 1
+    runs: frozenset[int] = field(default_factory=frozenset)
+    alone: bool = False
     clean: bool = True
     jobs_done: int = 0
     over_s: float = 0.0
+    worn: str | None = None
+    leaked: bool = False
 
     @property
     def idle(self) -> bool:
-        """True when a job may be sent to it."""
-        return self.run is None and self.clean
+        """True when it has no job and can take one."""
+        return not self.runs and self.free > 0
+
+    @property
+    def free(self) -> int:
+        """How many jobs may be sent to it."""
+        if not self.clean or self.alone or self.worn:
+            return 0
+        return self.seats - len(self.runs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +88,20 @@ class ChildReady:
 
 @dataclass(frozen=True, slots=True)
 class RunTaken:
+    """It gets a job. alone: no other beside it."""
+
     run: int
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RunOver:
-    """Its job has reported.
+    """A job of it has reported.
 
     clean: the child says that nothing is left below it. grown_bytes: what it holds above what it was born with.
     """
 
+    run: int
     clean: bool
     grown_bytes: int
 
@@ -133,14 +150,15 @@ Action = AskExit | Kill
 Decision = tuple[ChildState, tuple[Action, ...]]
 
 
-def decide(state: ChildState, event: ChildEvent, now_s: float, limits: ChildLimits) -> Decision:
+def decide(state: ChildState, event: ChildEvent, now_s: float, limits: ChildLimits, *, seats: int = 1) -> Decision:
     """Return the next state of one child and the actions to perform, in order.
 
+    seats: how many jobs it can have at once.
     Raises ProtocolError for an event that cannot happen in the state: a bug of the shell, or of the child.
     """
     match state:
         case Starting():
-            return _starting(state, event, now_s)
+            return _starting(state, event, now_s, seats)
         case Ready():
             return _ready(state, event, now_s, limits)
         case Retiring():
@@ -153,10 +171,10 @@ def decide(state: ChildState, event: ChildEvent, now_s: float, limits: ChildLimi
             assert_never(state)
 
 
-def _starting(state: Starting, event: ChildEvent, now_s: float) -> Decision:
+def _starting(state: Starting, event: ChildEvent, now_s: float, seats: int) -> Decision:
     match event:
         case ChildReady():
-            return Ready(born_s=now_s), ()
+            return Ready(born_s=now_s, seats=seats), ()
         case ChildExited():
             return Gone(failed=True), ()
         case Ticked() if now_s - state.asked_s > START_LIMIT_S:
@@ -174,21 +192,20 @@ def _starting(state: Starting, event: ChildEvent, now_s: float) -> Decision:
 
 def _ready(state: Ready, event: ChildEvent, now_s: float, limits: ChildLimits) -> Decision:
     match event:
-        case RunTaken() if state.idle:
-            return replace(state, run=event.run), ()
-        case RunOver() if state.run is not None:
-            done = replace(state, run=None, clean=event.clean, jobs_done=state.jobs_done + 1, over_s=now_s)
-            why, leaked = _worn_out(done, event.grown_bytes, now_s, limits)
-            return _retire(why, now_s, leaked=leaked) if why else (done, ())
+        case RunTaken() if state.free > 0 and not (event.alone and state.runs):
+            return replace(state, runs=state.runs | {event.run}, alone=event.alone), ()
+        case RunOver() if event.run in state.runs:
+            return _one_over(state, event, now_s, limits)
         case Cleaned() if event.whole:
             return replace(state, clean=True), ()
         case Cleaned():
-            return _retire("what its job left behind could not be removed", now_s)
-        case RetireAsked() if state.run is None:
+            why = "what its job left behind could not be removed"
+            return _retire(why, now_s) if not state.runs else (replace(state, worn=why), ())
+        case RetireAsked() if not state.runs:
             return _retire(event.why, now_s)
         case ChildExited():
             return Gone(failed=False), ()
-        case Ticked() if not state.clean and now_s - state.over_s > CLEAN_LIMIT_S:
+        case Ticked() if not state.clean and not state.runs and now_s - state.over_s > CLEAN_LIMIT_S:
             why = f"it could not clean up after its job within {CLEAN_LIMIT_S:.0f} s"
             return Retiring(why, now_s + RETIRE_LIMIT_S), (Kill(why),)
         case Ticked():
@@ -197,6 +214,24 @@ def _ready(state: Ready, event: ChildEvent, now_s: float, limits: ChildLimits) -
             raise _impossible(state, event)
         case _:
             assert_never(event)
+
+
+def _one_over(state: Ready, event: RunOver, now_s: float, limits: ChildLimits) -> Decision:
+    """One job is over; a child that has worn out, and has others, keeps them to their end."""
+    done = replace(
+        state,
+        runs=state.runs - {event.run},
+        alone=False,
+        clean=event.clean,
+        jobs_done=state.jobs_done + 1,
+        over_s=now_s,
+    )
+    if done.worn is None:
+        why, leaked = _worn_out(done, event.grown_bytes, now_s, limits)
+        done = replace(done, worn=why, leaked=leaked)
+    if done.worn is None or done.runs:
+        return done, ()
+    return _retire(done.worn, now_s, leaked=done.leaked)
 
 
 def _retiring(state: Retiring, event: ChildEvent, now_s: float) -> Decision:

@@ -6,8 +6,9 @@ worker's control whenever a seat, a queue or a child changes.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +28,22 @@ class QueueView:
 class ChildView:
     """One child as the fleet sees it.
 
-    idle: a job may be sent to it. starting: not ready yet. leaving: its seat falls free soon. None: it is busy.
+    seats: how many jobs it can have at once. runs: how many it has. free: how many may be sent to it now. starting: not
+    ready yet. leaving: it has no job and can take none; its place falls free soon.
     """
 
     child: int
     kind: Hashable
-    idle: bool = False
+    seats: int = 1
+    runs: int = 0
+    free: int = 0
     starting: bool = False
     leaving: bool = False
+
+    @property
+    def idle(self) -> bool:
+        """True when it has no job and may be sent one."""
+        return self.free > 0 and not self.runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +71,66 @@ class WaitForChild:
 Placement = UseChild | RetireChild | MakeChild | WaitForChild
 
 
-def free_seats(*, concurrency: int, runs: int, leases_asked: int, children_leaving: int) -> int:
-    """Return how many leases may be asked for now.
+@dataclass(frozen=True, slots=True)
+class KindView:
+    """The children of one kind, together.
 
-    children_leaving: children without a run that are retiring or still cleaning up; they hold their seat.
+    seats: of one child. busy: children that have a job. open: free seats in them. idle: children, born or on their way,
+    that have none. claims: seats that are spoken for: jobs without a child, leases and settlements without an answer.
     """
-    return max(0, concurrency - runs - leases_asked - children_leaving)
+
+    seats: int
+    busy: int = 0
+    open: int = 0
+    idle: int = 0
+    claims: int = 0
+
+    def children_for(self, claims: int) -> int:
+        """Return how many children without a job the claims need, beside the seats that are open."""
+        return -(-max(0, claims - self.open) // self.seats)
+
+
+def count_kinds(children: Sequence[ChildView], seats: Mapping[Any, int], claims: Mapping[Any, int]) -> Kinds:
+    """Return what stands of each kind. seats: of one child, for every kind. claims: see KindView."""
+    found: dict[Hashable, KindView] = {}
+    for kind, of_one in seats.items():
+        mine = [child for child in children if child.kind == kind]
+        busy = [child for child in mine if child.runs]
+        found[kind] = KindView(
+            seats=of_one,
+            busy=len(busy),
+            open=sum(child.free for child in busy),
+            idle=sum(child.idle or child.starting for child in mine),
+            claims=claims.get(kind, 0),
+        )
+    return found
+
+
+Kinds = Mapping[Hashable, KindView]
+
+
+def fits(kind: Hashable, kinds: Kinds, *, concurrency: int, leaving: int, may_make: bool) -> bool:
+    """Tell whether one job more of this kind would find a seat.
+
+    concurrency: how many children there may be. leaving: those without a job that cannot take one either. may_make:
+    further children can be made now.
+    """
+    places = leaving
+    for name, view in kinds.items():
+        places += view.busy + view.children_for(view.claims + (name == kind))
+    if places > concurrency:
+        return False
+    here = kinds[kind]
+    return may_make or here.children_for(here.claims + 1) <= here.idle
+
+
+def shares(kind: Hashable, kinds: Kinds) -> bool:
+    """Tell whether one job more of this kind would go to a child that has others.
+
+    While another queue waits for a child at all, it may not: such a child would never fall free.
+    """
+    here = kinds[kind]
+    return here.claims < here.open
 
 
 def next_queue(queues: Sequence[QueueView], after: int) -> int | None:
@@ -80,20 +143,23 @@ def next_queue(queues: Sequence[QueueView], after: int) -> int | None:
     return None
 
 
-def place(kind: Hashable, children: Sequence[ChildView], *, concurrency: int, waiting_ahead: int) -> Placement:
-    """Return where a leased job of this kind goes.
+def place(
+    kind: Hashable, children: Sequence[ChildView], *, concurrency: int, waiting_ahead: int, alone: bool = False
+) -> Placement:
+    """Return where a leased job of this kind goes: one shared child is filled before another is begun.
 
-    waiting_ahead: leased jobs of the same kind that already wait for a child which is starting.
+    waiting_ahead: leased jobs of the same kind that already wait for a child which is starting. alone: the job may
+    share with no other.
     """
     fitting = [c for c in children if c.kind == kind]
-    for child in fitting:
-        if child.idle:
-            return UseChild(child.child)
-    if sum(c.starting for c in fitting) > waiting_ahead:
+    takers = [c for c in fitting if c.idle or (c.free and not alone)]
+    if takers:
+        return UseChild(max(takers, key=lambda c: c.runs).child)
+    if sum(c.seats for c in fitting if c.starting) > waiting_ahead:
         return WaitForChild()
     if len(children) < concurrency:
         return MakeChild()
-    if sum(c.leaving for c in children) > waiting_ahead:
+    if sum(c.seats for c in children if c.leaving) > waiting_ahead:
         return WaitForChild()
     for child in children:
         if child.idle:

@@ -25,10 +25,14 @@ Reason = Literal[
     "signal",
     "exit",
     "stalled",
+    "child_failed",
+    "timeout",
+    "hung",
+    "cancelled",
 ]
 REASONS: tuple[str, ...] = get_args(Reason)
 
-NEVER_RETRIED: frozenset[str] = frozenset({"invalid_payload", "unreadable", "stalled"})
+NEVER_RETRIED: frozenset[str] = frozenset({"invalid_payload", "unreadable", "stalled", "child_failed", "cancelled"})
 _LEFT_TOLD_BYTES = 8 * MIB
 MEMORY_DEATHS: frozenset[str] = frozenset({"memory_limit", "oom_killed"})
 
@@ -121,6 +125,35 @@ def killed_by_signal(signal: int, name: str) -> Failure:
 def exited(code: int) -> Failure:
     """Word the end of a child that called `os._exit` or fell out of its loop in the middle of a job."""
     return Failure("exit", f"the child exited with code {code} in the middle of the job")
+
+
+def out_of_time(limit_s: float) -> Failure:
+    """Word the stop of a job that ran longer than its timeout."""
+    return Failure("timeout", f"stopped by heavyq: the job ran longer than its timeout, {limit_s:g} s")
+
+
+def hung(limit_s: float) -> Failure:
+    """Word the stop of a job that made no progress for its progress_timeout."""
+    return Failure("hung", f"stopped by heavyq: no progress for {limit_s:g} s, its progress_timeout")
+
+
+def cancelled(reason: str) -> Failure:
+    """Word the stop of a job that somebody has cancelled. reason: theirs, may be empty."""
+    return Failure("cancelled", f"cancelled: {reason}" if reason else "cancelled")
+
+
+def deferred(text: str) -> Failure:
+    """Word the failure of a job that must not run. text: what BullMQ, or a sweep of ours, wrote into its hash."""
+    if text.startswith("child ") and text.endswith(" failed"):
+        return Failure("child_failed", text)
+    if text == "cancelled" or text.startswith("cancelled: "):
+        return Failure("cancelled", text)
+    return Failure("stalled", text)
+
+
+CHILDREN_FAILED = Failure("child_failed", "a child of the job has failed, and fails it")
+CHILDREN_PENDING = Failure("exception", "the job returned while children of it were not done: raise WaitForChildren")
+STARTED_TOO_OFTEN = Failure("stalled", "job started more than allowable limit")
 
 
 @dataclass(frozen=True, slots=True)

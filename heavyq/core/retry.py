@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 DELAY_MAX_MS: Constant = 365 * 24 * 3600 * 1000
 """No retry is put off for longer: scores of `delayed` end in 2039, and exponents grow fast."""
 
+STRATEGY_LEAST_MS: Constant = 1000
 _DOUBLINGS_MAX: Constant = 64
 
 
@@ -59,15 +60,29 @@ Verdict = Final | Now | After
 
 
 def decide_retry(
-    *, made: int, attempts: int, backoff: Backoff | None, reason: str, rand: Callable[[], float]
+    *,
+    made: int,
+    attempts: int,
+    backoff: Backoff | None,
+    reason: str,
+    rand: Callable[[], float],
+    told_ms: int | None = None,
+    strategy: bool = False,
 ) -> Verdict:
     """Decide what follows the failure of a run.
 
     made: attempts made before this run. attempts: runs allowed in all; 0 and 1 both mean one.
     reason: one of `outcome.Reason`. rand: draws from [0, 1); called only where there is jitter.
+    told_ms: the delay that the job itself, or its queue's strategy, has asked for; -1: no retry.
+    strategy: the queue has a backoff strategy. It runs in the job's process: a job that was killed there has no answer
+    from it, and waits for the delay that stands in its options, a second at least.
     """
     if reason in NEVER_RETRIED or made + 1 >= attempts:
         return Final()
+    if told_ms is not None:
+        if told_ms < 0:
+            return Final()
+        return After(min(told_ms, DELAY_MAX_MS)) if told_ms else Now()
     if backoff is None:
         return Now()
     match backoff.type:
@@ -75,6 +90,8 @@ def decide_retry(
             whole_ms = backoff.delay_ms
         case "exponential":
             whole_ms = backoff.delay_ms * 2 ** min(made, _DOUBLINGS_MAX)
+        case _ if strategy:
+            whole_ms = max(backoff.delay_ms, STRATEGY_LEAST_MS)
         case unknown:
             # A guess (no delay) would hammer whatever the strategy was meant to spare.
             return Final(f'not retried: this worker knows no backoff strategy "{unknown}"')

@@ -3,24 +3,23 @@
 Decides what is done with a job at each event; the worker's control performs the actions. A run ends once, and
 is settled exactly once or not at all (a lost lease writes nothing).
 
-    begin ──> Leased ──Assigned──> Running ──Reported/Raised/ChildLost──> Settling ──Settled──> Ended
-      │          │                    │                                      ^
-      │          └─StopAsked──────────┼──────────────────────────────────────┤
-      │                               └─StopAsked/LeaseLost/MemoryExceeded──> Stopping ─┘ (a lost lease: Ended)
-      └─ a job that must not run (unreadable, defa, a duty not built, draining) ──> Settling
+    begin ──> Leased ──Assigned──> Running ──Reported/Raised/Postponed/ChildLost──> Settling ──Settled──> Ended
+      │          │                    │                                              ^    ^ Refused: again, as failed
+      │          └─StopAsked──────────┼──────────────────────────────────────────────┤
+      │            Condemned          └─StopAsked/LeaseLost/Condemned──> Stopping ───┘ (a lost lease: Ended)
+      └─ a job that must not run (unreadable, defa, draining) ──> Settling
 """
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, replace
-from typing import assert_never
+from typing import Literal, assert_never
 
 from heavyq.core.outcome import MEMORY_DEATHS, Failure, Usage
 from heavyq.core.retry import STRIKES_MAX, After, Backoff, Final, Now, decide_memory_retry, decide_retry
 from heavyq.errors import ProtocolError
 
-DUTY_DELAY_MS = 60_000
 FULL_DELAY_MS = 5_000  # a container that was full needs a moment
 
 
@@ -29,9 +28,9 @@ class JobFacts:
     """What the decisions need to know of a leased job.
 
     made: attempts made before this run (`atm`). roll: a random number in [0, 1), for the backoff's jitter.
-    unreadable: why the hash cannot be run. deferred: the failure that `defa` asks for. duty: what the job
-    would need that is not built yet. strikes: deaths by memory before this run. memory_retry: the queue lets such a
-    job run again.
+    unreadable: why the hash cannot be run. deferred: the failure that `defa` asks for. strikes: deaths by memory, or
+    beside others, before this run. memory_retry: the queue lets a death by memory be run again. strategy: the queue has
+    a backoff strategy of its own.
     """
 
     made: int
@@ -40,9 +39,9 @@ class JobFacts:
     roll: float
     unreadable: Failure | None = None
     deferred: Failure | None = None
-    duty: str | None = None
     strikes: int = 0
     memory_retry: bool = False
+    strategy: bool = False
 
 
 # What is written when the run ends. Each is one script.
@@ -82,25 +81,39 @@ class Strike:
 
 
 @dataclass(frozen=True, slots=True)
-class Defer:
-    """Back to delayed with no attempt burnt: the job needs a duty that this worker has not got."""
+class Snooze:
+    """Back to delayed with no attempt burnt: the job asked for it."""
 
-    duty: str
-    delay_ms: int = DUTY_DELAY_MS
+    usage: Usage
+    delay_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class WaitForChildren:
+    """Wait until the job's children are done; then it runs again, from the start, with no attempt burnt."""
+
+    usage: Usage
 
 
 @dataclass(frozen=True, slots=True)
 class HandBack:
-    """Back to the head of wait with no attempt burnt."""
+    """Back to the head of wait with no attempt burnt.
+
+    strikes: of a job that may have killed the child that it shared: it runs alone next. limit_ms: the queue's jobs are
+    to wait so long: the job has met a rate limit.
+    """
+
+    strikes: int | None = None
+    limit_ms: int | None = None
 
 
-Settlement = Complete | Fail | RetryNow | RetryLater | Strike | Defer | HandBack
+Settlement = Complete | Fail | RetryNow | RetryLater | Strike | Snooze | WaitForChildren | HandBack
 
 
 class StopReason(enum.Enum):
     HANDED_BACK = "handed back"
     LEASE_LOST = "lease lost"
-    MEMORY = "memory"
+    CONDEMNED = "condemned"
 
 
 # States: each carries only what is valid in it.
@@ -116,7 +129,7 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
-    """failure: of a stop for memory, what the job fails with once its child is dead."""
+    """failure: of a job that is condemned, what it fails with once it has stopped."""
 
     facts: JobFacts
     why: StopReason
@@ -152,18 +165,48 @@ class Reported:
 
 @dataclass(frozen=True, slots=True)
 class Raised:
-    """The child reported that the job failed."""
+    """The child reported that the job failed.
+
+    final: whatever its attempts. retry_ms: the job, or its queue's strategy, has said when to try again: -1 is never;
+    None: nothing was said.
+    """
 
     failure: Failure
+    usage: Usage
+    final: bool = False
+    retry_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """The job asked to be run again later: it is no failure, and burns no attempt."""
+
+    what: Literal["snooze", "rate_limited", "children"]
+    delay_ms: int
     usage: Usage
 
 
 @dataclass(frozen=True, slots=True)
+class Stopped:
+    """The child, which has other jobs, reported that this one has stopped as it was told."""
+
+    usage: Usage
+
+
+Blame = Literal["its own", "one of many", "another's"]
+
+
+@dataclass(frozen=True, slots=True)
 class ChildLost:
-    """The child is dead, its channel was drained, and no whole report was in it."""
+    """The child is dead, its channel was drained, and no whole report of this run was in it.
+
+    blame: whose fault it was: this run's; that of one of the runs which shared the child, nobody knows which; or
+    another's for sure.
+    """
 
     failure: Failure
     usage: Usage
+    blame: Blame = "its own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +220,14 @@ class StopAsked:
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryExceeded:
-    """The job holds more memory than it may, or than the container has left. failure: why, with the evidence."""
+class Condemned:
+    """The job must stop and has failed: it is over its memory or its time, or somebody has cancelled it.
+
+    at_once: its child is killed, whoever shares it; else the job may first be told.
+    """
 
     failure: Failure
+    at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +237,26 @@ class Settled:
     lost: bool
 
 
-RunEvent = Assigned | Reported | Raised | ChildLost | LeaseLost | StopAsked | MemoryExceeded | Settled
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Redis did not take the settlement: the job's children forbid it. failure: what it fails with instead."""
+
+    failure: Failure
+
+
+RunEvent = (
+    Assigned
+    | Reported
+    | Raised
+    | Postponed
+    | Stopped
+    | ChildLost
+    | LeaseLost
+    | StopAsked
+    | Condemned
+    | Settled
+    | Refused
+)
 
 
 # Actions: imperatives.
@@ -200,8 +266,13 @@ class SendJob:
 
 
 @dataclass(frozen=True, slots=True)
+class StopJob:
+    """Let the job stop: kill its child and all below it; if the child has other jobs, tell it first."""
+
+
+@dataclass(frozen=True, slots=True)
 class KillChild:
-    """Kill the child and all below it."""
+    """Kill the child and all below it, whoever shares it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,13 +287,11 @@ class Release:
     """The run is over: stop renewing, free its seat."""
 
 
-Action = SendJob | KillChild | Settle | Release
+Action = SendJob | StopJob | KillChild | Settle | Release
 
 
 def begin(facts: JobFacts, *, draining: bool) -> tuple[RunState, tuple[Action, ...]]:
     """Return the first state of a run whose job was just leased."""
-    if facts.duty:  # first: to fail a parent's child without keeping the parent's books would hang the parent
-        return _settle(Defer(facts.duty))
     if facts.unreadable:
         return _settle(Fail(facts.unreadable, None))
     if facts.deferred:
@@ -260,7 +329,9 @@ def _leased(state: Leased, event: RunEvent) -> tuple[RunState, tuple[Action, ...
             return Ended(lost=True), (Release(),)
         case StopAsked():
             return _settle(HandBack())
-        case Reported() | Raised() | ChildLost() | MemoryExceeded() | Settled():
+        case Condemned():
+            return _settle(Fail(event.failure, None))
+        case Reported() | Raised() | Postponed() | Stopped() | ChildLost() | Settled() | Refused():
             raise _impossible(state, event)
         case _:
             assert_never(event)
@@ -270,51 +341,70 @@ def _running(state: Running, event: RunEvent) -> tuple[RunState, tuple[Action, .
     match event:
         case Reported():
             return _settle(Complete(event.result, event.usage))
-        case Raised() | ChildLost():
-            return _settle(_after_failure(state.facts, event.failure, event.usage))
+        case Raised():
+            return _settle(_after_report(state.facts, event))
+        case Postponed():
+            return _settle(_postpone(event))
+        case ChildLost():
+            return _settle(_after_death(state.facts, event))
         case LeaseLost():
-            return Stopping(state.facts, StopReason.LEASE_LOST), (KillChild(),)
+            return Stopping(state.facts, StopReason.LEASE_LOST), (StopJob(),)
         case StopAsked():
-            return Stopping(state.facts, StopReason.HANDED_BACK), (KillChild(),)
-        case MemoryExceeded():
-            return Stopping(state.facts, StopReason.MEMORY, event.failure), (KillChild(),)
-        case Assigned() | Settled():
+            return Stopping(state.facts, StopReason.HANDED_BACK), (StopJob(),)
+        case Condemned():
+            return Stopping(state.facts, StopReason.CONDEMNED, event.failure), (_stop(event),)
+        case Assigned() | Stopped() | Settled() | Refused():
             raise _impossible(state, event)
         case _:
             assert_never(event)
 
 
 def _stopping(state: Stopping, event: RunEvent) -> tuple[RunState, tuple[Action, ...]]:
-    lost = state.why is StopReason.LEASE_LOST
     match event:
-        case Reported() | Raised() | ChildLost() if lost:
-            return Ended(lost=True), (Release(),)
-        case Reported():  # a result that arrived whole wins over every stop but a lost lease
-            return _settle(Complete(event.result, event.usage))
-        case Raised():
-            return _settle(_after_failure(state.facts, event.failure, event.usage))
-        case ChildLost() if state.failure is not None:
-            first = event.failure if event.failure.reason == "oom_killed" else state.failure  # the kernel was quicker
-            return _settle(_after_failure(state.facts, first, event.usage))
-        case ChildLost():
-            return _settle(HandBack())
+        case Reported() | Raised() | Postponed() | Stopped() | ChildLost():
+            return _stopped(state, event)
         case LeaseLost():
             return replace(state, why=StopReason.LEASE_LOST), ()
-        case StopAsked() | MemoryExceeded():  # asked again: the kill is under way
+        case Condemned() if event.at_once:
+            return state, (KillChild(),)
+        case StopAsked() | Condemned():  # asked again: it is under way
             return state, ()
-        case Assigned() | Settled():
+        case Assigned() | Settled() | Refused():
             raise _impossible(state, event)
         case _:
             assert_never(event)
+
+
+def _stopped(
+    state: Stopping, event: Reported | Raised | Postponed | Stopped | ChildLost
+) -> tuple[RunState, tuple[Action, ...]]:
+    """It runs no more, because of the stop or by itself just before."""
+    if state.why is StopReason.LEASE_LOST:
+        return Ended(lost=True), (Release(),)
+    match event:
+        case Reported():  # a result that arrived whole wins over every stop but a lost lease
+            return _settle(Complete(event.result, event.usage))
+        case Raised():
+            return _settle(_after_report(state.facts, event))
+        case ChildLost() if state.failure is not None and event.failure.reason == "oom_killed":
+            return _settle(_after_failure(state.facts, event.failure, event.usage))  # the kernel was quicker
+        case _ if state.failure is not None:
+            return _settle(_after_failure(state.facts, state.failure, event.usage))
+        case Postponed():
+            return _settle(_postpone(event))
+        case Stopped() | ChildLost():
+            return _settle(HandBack())
 
 
 def _settling(state: Settling, event: RunEvent) -> tuple[RunState, tuple[Action, ...]]:
     match event:
         case Settled():
             return Ended(lost=event.lost), (Release(),)
-        case LeaseLost() | StopAsked() | ChildLost() | MemoryExceeded():  # the script judges whose lease it is
+        case Refused() if isinstance(state.settlement, Complete | WaitForChildren):
+            return _settle(Fail(event.failure, state.settlement.usage))
+        case LeaseLost() | StopAsked() | ChildLost() | Condemned():  # the script judges whose lease it is
             return state, ()
-        case Assigned() | Reported() | Raised():
+        case Assigned() | Reported() | Raised() | Postponed() | Stopped() | Refused():
             raise _impossible(state, event)
         case _:
             assert_never(event)
@@ -322,17 +412,52 @@ def _settling(state: Settling, event: RunEvent) -> tuple[RunState, tuple[Action,
 
 def _ended(state: Ended, event: RunEvent) -> tuple[RunState, tuple[Action, ...]]:
     match event:
-        case LeaseLost() | StopAsked() | ChildLost() | MemoryExceeded():
+        case LeaseLost() | StopAsked() | ChildLost() | Condemned():
             return state, ()
-        case Reported() | Raised() if state.lost:  # the child of a lost lease had not died yet
+        case Reported() | Raised() | Postponed() | Stopped() if state.lost:  # the child had not died yet
             return state, ()
-        case Assigned() | Reported() | Raised() | Settled():
+        case Assigned() | Reported() | Raised() | Postponed() | Stopped() | Settled() | Refused():
             raise _impossible(state, event)
         case _:
             assert_never(event)
 
 
-def _after_failure(facts: JobFacts, failure: Failure, usage: Usage) -> Settlement:
+def _stop(event: Condemned) -> Action:
+    return KillChild() if event.at_once else StopJob()
+
+
+def _postpone(event: Postponed) -> Settlement:
+    match event.what:
+        case "snooze":
+            return Snooze(event.usage, event.delay_ms)
+        case "rate_limited":
+            return HandBack(limit_ms=event.delay_ms)
+        case "children":
+            return WaitForChildren(event.usage)
+        case _:
+            assert_never(event.what)
+
+
+def _after_death(facts: JobFacts, event: ChildLost) -> Settlement:
+    """A child has died under the job. Of several that shared it one was to blame: each runs once more, alone."""
+    match event.blame:
+        case "its own":
+            return _after_failure(facts, event.failure, event.usage)
+        case "one of many":
+            return HandBack(strikes=facts.strikes + 1)
+        case "another's":
+            return HandBack()
+        case _:
+            assert_never(event.blame)
+
+
+def _after_report(facts: JobFacts, event: Raised) -> Settlement:
+    if event.final:
+        return Fail(event.failure, event.usage)
+    return _after_failure(facts, event.failure, event.usage, event.retry_ms)
+
+
+def _after_failure(facts: JobFacts, failure: Failure, usage: Usage, retry_ms: int | None = None) -> Settlement:
     """Apply the job's own attempts and backoff; a death by memory has its own rule."""
     if failure.reason in MEMORY_DEATHS:
         return _after_memory_death(facts, failure, usage)
@@ -342,6 +467,8 @@ def _after_failure(facts: JobFacts, failure: Failure, usage: Usage) -> Settlemen
         backoff=facts.backoff,
         reason=failure.reason,
         rand=lambda: facts.roll,
+        told_ms=retry_ms,
+        strategy=facts.strategy,
     )
     match verdict:
         case Final():

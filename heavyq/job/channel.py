@@ -30,15 +30,19 @@ class Channel:
         self._closed = False
         os.register_at_fork(after_in_child=self._forked)
 
+    def check(self) -> None:
+        """Raise NotInJobProcess in a process that the job forked."""
+        if self._closed:
+            raise NotInJobProcess(
+                "the job's API works only in the job's own process; return the value from the forked process instead"
+            )
+
     def send(self, kind: bytes, head: Mapping[str, Any] | None = None, body: bytes = b"") -> None:
         """Send one frame. Blocks while the supervisor does not read, which slows a job that floods it.
 
         Raises NotInJobProcess in a process that the job forked.
         """
-        if self._closed:
-            raise NotInJobProcess(
-                "the job's API works only in the job's own process; return the value from the forked process instead"
-            )
+        self.check()
         data = pack(kind, head, body)
         # A handler of the user's must not raise in the middle of a frame, nor send one of its own there.
         with signals_held(), self._lock:
@@ -58,6 +62,24 @@ class Channel:
                 return None
             self._whole.extend(self._reader.feed(data))
         return self._whole.popleft()
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor, for a loop that tells when `receive_ready` has something to do."""
+        return self._sock.fileno()
+
+    def receive_ready(self) -> list[Frame] | None:
+        """Return the frames that have come in, without waiting; None when the supervisor is gone."""
+        try:
+            data = self._sock.recv(1 << 20, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            data = b""
+        else:
+            if not data:
+                return None
+        self._whole.extend(self._reader.feed(data))
+        frames = list(self._whole)
+        self._whole.clear()
+        return frames
 
     def _forked(self) -> None:
         self._closed = True

@@ -14,7 +14,7 @@ from typing import Any
 
 from heavyq.config import import_modules, what_was_raised
 from heavyq.errors import ConfigError
-from heavyq.job.catalogue import catalogue
+from heavyq.job.catalogue import catalogue, runs_async
 from heavyq.job.memory import give_back
 from heavyq.queue import connection, registry
 
@@ -31,6 +31,8 @@ def load_to_fork(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     import_modules(config["modules"])
     found = catalogue(config["prefix"])
+    if runs_async():
+        import heavyq.job.tasks  # noqa: F401 - once, so that no child has to
     _preload_aside()
     return found
 

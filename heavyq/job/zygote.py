@@ -198,6 +198,7 @@ class _Zygote:
             oom_score_adj=max(self._oom_score_adj, head["oom_score_adj"]),
             group=head.get("group"),
             modules=tuple(self._config["modules"]) if self._bare else (),
+            seats=head.get("seats", 1),
         )
 
     def _cannot_fork(self, frame: Frame, error: OSError) -> None:

@@ -1,8 +1,9 @@
 """Which Redis a queue means, and this process's connections to it.
 
 Owns the order of resolution: `Queue(connection=)`, `heavyq.connect()`, the worker's `--redis`, HEAVYQ_REDIS,
-REDIS_URL, the embedded server. Owns the clients: one for each URL, and one for each process: a forked process
-makes its own on first use, and never touches a socket that it inherited. Connects to nothing before a queue asks.
+REDIS_URL, the embedded server. Owns the clients, which connect at their first call: for threads one for each URL,
+for asyncio one for each URL and event loop. A forked process makes its own, and never touches a socket that it
+inherited.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from heavyq.config.units import Duration, parse_duration
 from heavyq.errors import BadValue
 
 if TYPE_CHECKING:
+    import asyncio
+
+    from heavyq.store.aclient import AsyncClient
     from heavyq.store.client import Client
 
 PREFIX: Final = "bull"
@@ -39,6 +43,8 @@ _by_code = _Defaults()
 _by_worker = _Defaults()
 _embedded_url: str | None = None
 _clients: dict[str, Client] = {}
+_async_clients: dict[asyncio.AbstractEventLoop, dict[str, AsyncClient]] = {}
+_inherited: list[object] = []  # what a forked process must neither use nor let go of: it shares the parent's selector
 _lock = threading.Lock()
 
 
@@ -63,12 +69,28 @@ def connect(
 
 
 def close() -> None:
-    """Close this process's connections. The next use of a queue makes new ones."""
+    """Close this process's connections, but those of event loops. The next use of a queue makes new ones."""
     with _lock:
         clients = list(_clients.values())
         _clients.clear()
+        ended = _of_closed_loops()
     for client in clients:
         client.close()
+    for abandoned in ended:
+        abandoned.abandon()
+
+
+async def aclose() -> None:
+    """Close the connections of the running event loop. The next use of a queue's `.aio` makes new ones.
+
+    Without it they are closed when the loop is shut down, as at the end of `asyncio.run`.
+    """
+    import asyncio
+
+    with _lock:
+        clients = _async_clients.pop(asyncio.get_running_loop(), {})
+    for client in clients.values():
+        await client.aclose()
 
 
 def set_worker_default(url: str | None, prefix: str) -> None:
@@ -100,13 +122,32 @@ def client(explicit_url: str | None) -> Client:
 
     Raises ConfigError if no Redis is named anywhere and there is no embedded one, or if the URL is wrong.
     """
-    url = explicit_url or _by_code.url or _by_worker.url or _from_environment() or _embedded()
+    url = _named_url(explicit_url) or _embedded()
     with _lock:
         found = _clients.get(url)
         if found is None:
             from heavyq.store.client import Client
 
             found = _clients[url] = Client(url, timeout_s=_by_code.timeout_s)
+    return found
+
+
+async def aclient(explicit_url: str | None) -> AsyncClient:
+    """Return the running event loop's client for a queue; as `client`."""
+    import asyncio
+
+    # Starting the embedded server takes a moment: not in the loop's own thread.
+    url = _named_url(explicit_url) or _embedded_url or await asyncio.to_thread(_embedded)
+    with _lock:
+        ended = _of_closed_loops()
+        clients = _async_clients.setdefault(asyncio.get_running_loop(), {})
+        found = clients.get(url)
+        if found is None or found.closed:
+            from heavyq.store.aclient import AsyncClient
+
+            found = clients[url] = AsyncClient(url, timeout_s=_by_code.timeout_s)
+    for abandoned in ended:
+        abandoned.abandon()
     return found
 
 
@@ -133,6 +174,16 @@ def _timeout(timeout: Duration) -> float:
     return timeout_s
 
 
+def _named_url(explicit_url: str | None) -> str | None:
+    return explicit_url or _by_code.url or _by_worker.url or _from_environment()
+
+
+def _of_closed_loops() -> list[AsyncClient]:
+    """Take the clients of loops that are closed out of the list. The caller holds the lock."""
+    closed = [loop for loop in _async_clients if loop.is_closed()]
+    return [client for loop in closed for client in _async_clients.pop(loop).values()]
+
+
 def _from_environment() -> str | None:
     for variable in OPTIONS["redis"].env:
         if url := os.environ.get(variable):
@@ -152,9 +203,12 @@ def _embedded() -> str:
 
 def _forked() -> None:
     """Leave the parent's sockets alone: they are closed here as they are collected, and stay open there."""
-    global _lock, _clients  # noqa: PLW0603 - a thread of the parent may have held the lock
+    global _lock, _clients, _async_clients  # noqa: PLW0603 - a thread of the parent may have held the lock
     _lock = threading.Lock()
     _clients = {}
+    if _async_clients:
+        _inherited.append(_async_clients)
+        _async_clients = {}
 
 
 if hasattr(os, "register_at_fork"):

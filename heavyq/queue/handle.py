@@ -1,142 +1,50 @@
 """`JobHandle`: what a producer holds of a job.
 
-Attributes tell what was last read; methods ask Redis. Owns no connection and writes nothing.
+Attributes tell what was last read; methods ask Redis. Owns no connection; `acting` knows what is asked.
 """
 
 from __future__ import annotations
 
-import json
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, Self
 
 from typing_extensions import TypeVar
 
 from heavyq.bullmq.ops.find import find
-from heavyq.bullmq.ops.logs import logs
-from heavyq.config.units import Duration, parse_duration
-from heavyq.core.outcome import Failure, Usage
-from heavyq.errors import BadValue, JobError, JobFailed, NoSuchJob
-from heavyq.linux.clock import monotonic_s
-from heavyq.queue.outcomes import wait_for_end
+from heavyq.queue import acting
+from heavyq.queue.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from heavyq.bullmq.job_hash import JobRecord
-    from heavyq.queue.link import QueueLink
+    from heavyq.config.units import Duration
+    from heavyq.queue.queue import Queue
 
 P = TypeVar("P", default=dict[str, Any])
 R = TypeVar("R", default=Any)
+R2 = TypeVar("R2", default=Any)
 
 
-class JobHandle(Generic[P, R]):
+class JobHandle(Snapshot[P, R], Generic[P, R]):
     """A job in a queue, seen from outside.
 
-    id: its id in the queue. added: False if a job of that id existed already, so that nothing was added; False
-    too for a job that was looked up.
+    id: its id in the queue. added: False if a job of that id existed already, or one of its deduplication, so that
+    nothing was added; False too for a job that was looked up.
     Attributes are as last read, by the add itself, `refresh()` or `result()`; the first of a handle that has read
-    nothing yet reads the job, and raises NoSuchJob if there is none.
+    nothing yet reads the job, and raises NoSuchJob if there is none. Methods ask Redis, and raise RedisUnavailable,
+    RedisRefused, RedisReplyError.
     """
-
-    def __init__(
-        self, link: QueueLink, job_id: str, *, record: JobRecord | None = None, added: bool = False, since_ms: int = 0
-    ) -> None:
-        self._link = link
-        self._record = record
-        self._since_ms = since_ms
-        self.id = job_id
-        self.added = added
-
-    def __repr__(self) -> str:
-        return f"<JobHandle {self.id!r} of queue {self._link.name!r}>"
-
-    # ---- as last read ----
-
-    @property
-    def name(self) -> str:
-        """The job's name."""
-        return self._read().name
-
-    @property
-    def data(self) -> P:
-        """The payload in its type. Raises PayloadError if another producer's does not fit it."""
-        record = self._read()
-        data: P = self._link.types(record.name).payload.decode(record.data)
-        return data
-
-    @property
-    def progress(self) -> Any:
-        """The latest progress: a number or whatever the processor sent; 0 before the first."""
-        raw = self._read().progress
-        try:
-            return 0 if raw is None else json.loads(raw)
-        except ValueError:
-            return 0
-
-    @property
-    def usage(self) -> Usage | None:
-        """What the latest run used: `peak_rss_bytes`, `cpu_s`, `wall_s`, `memory_timeline`. None before its end."""
-        usage = self._read().usage
-        return None if usage is None else _usage(usage)
-
-    @property
-    def failure(self) -> Failure | None:
-        """Why the latest run failed: `reason`, `detail`, `signal`, `stack`, `last_logs`, `last_progress`, `evidence`.
-
-        None if it did not.
-        """
-        failure = self._read().failure
-        return None if failure is None else _failure(failure)
-
-    @property
-    def failed_reason(self) -> str | None:
-        """BullMQ's one line about the latest failure."""
-        return self._read().failed_reason
-
-    @property
-    def attempts_made(self) -> int:
-        """How many runs have ended in a result or a failure."""
-        return self._read().attempts_made
-
-    @property
-    def timestamp(self) -> datetime:
-        """When the job was made, aware UTC."""
-        return _moment(self._read().timestamp_ms)
-
-    @property
-    def processed_on(self) -> datetime | None:
-        """When the latest run began."""
-        ms = self._read().processed_on_ms
-        return None if ms is None else _moment(ms)
-
-    @property
-    def finished_on(self) -> datetime | None:
-        """When the job ended."""
-        ms = self._read().finished_on_ms
-        return None if ms is None else _moment(ms)
-
-    # ---- asking Redis ----
 
     def refresh(self) -> Self:
         """Read the job. Raises NoSuchJob if it is not in the queue (any more); what was read before stays."""
-        record = self._find()
-        if record is None:
-            raise NoSuchJob(f"queue {self._link.name!r} has no job {self.id}")
-        self._record = record
+        self._record = self._link.drive(acting.find(self._queue_key, self.id))
         return self
 
     def state(self) -> str:
         """Return where the job is now, in BullMQ's words: waiting, active, completed, ...; `unknown` if it is gone."""
-        record = self._find()
+        record = self._link.client().run(find(self._queue_key, self.id))
         if record is None:
             return "unknown"
         self._record = record
         return record.state or "unknown"
-
-    def logs(self, start: int = 0, stop: int = -1) -> list[str]:
-        """Return rows of the job's log, oldest first; start and stop count as in a list's index, both included."""
-        page = self._link.client().run(logs(self._link.key(), self.id, start=start, stop=stop))
-        return list(page.rows)
 
     def result(self, timeout: Duration | None = None) -> R:
         """Wait for the job's end and return its result, in its type.
@@ -145,63 +53,102 @@ class JobHandle(Generic[P, R]):
         Raises JobFailed if the job failed for good, TimeoutError, ResultGone if it was removed and its end is no
         longer in the queue's events, JobError if the result does not fit its type.
         """
-        deadline_s = None if timeout is None else monotonic_s() + _seconds(timeout)
-        link = self._link
-        end = wait_for_end(
-            link.client(), link.key(), link.outcomes(), self.id, since_ms=self._since_ms, deadline_s=deadline_s
-        )
-        self._record = end.record or self._record
-        if not end.outcome.completed:
-            raise self._failed(end.record, end.outcome.value.decode("utf-8", "replace"))
-        types = link.types(None if self._record is None else self._record.name)
-        try:
-            result: R = types.result.decode(end.outcome.value)
-        except ValueError as error:
-            raise JobError(f"job {self.id} completed, but {error}") from None
-        return result
+        outcomes = self._link.outcomes(self._link.client())
+        return self._result_of(self._link.drive(self._end(outcomes, timeout)))
 
-    def _failed(self, record: JobRecord | None, message: str) -> JobFailed:
-        failure = _failure(record.failure) if record is not None and record.failure is not None else None
-        return JobFailed(self.id, message) if failure is None else JobFailed(self.id, message, failure.reason)
+    def logs(self, start: int = 0, stop: int = -1) -> list[str]:
+        """Return rows of the job's log, oldest first; start and stop count as in a list's index, both included."""
+        return self._link.drive(acting.logs(self._queue_key, self.id, start, stop))
 
-    def _find(self) -> JobRecord | None:
-        return self._link.client().run(find(self._link.key(), self.id))
+    def log(self, row: str, *, keep: int | None = None) -> int:
+        """Append a row to the job's log; return how many it has then. keep: only the newest that many stay.
+
+        Raises NoSuchJob.
+        """
+        return self._link.drive(acting.log(self._queue_key, self.id, row, keep))
+
+    def clear_logs(self, *, keep: int | None = None) -> None:
+        """Drop the job's log. keep: all but the newest that many rows."""
+        self._link.drive(acting.clear_logs(self._queue_key, self.id, keep))
+
+    # ---- changing it ----
+
+    def cancel(self, reason: str = "") -> bool:
+        """End the job: one that waits fails at once, with the reason `cancelled`; one that runs is stopped.
+
+        Returns True if it has failed now; False if it runs: its worker is told, and a processor that does not heed
+        `JobCancelled` is killed. A worker of BullMQ's takes no notice.
+        Raises NoSuchJob, WrongState if it has ended already, or is its scheduler's next one.
+        """
+        return self._link.drive(acting.cancel(self._queue_key, self.id, reason))
+
+    def retry(self, *, reset_attempts: bool = False) -> None:
+        """Let a job that has ended run again. reset_attempts: with all its attempts, else with what is left, or one.
+
+        Raises NoSuchJob, WrongState if it has not ended.
+        """
+        self._link.drive(acting.retry(self._queue_key, self.id, reset_attempts=reset_attempts))
+
+    def promote(self) -> None:
+        """Let a delayed job run as soon as it may. Raises NoSuchJob, WrongState if it is not delayed."""
+        self._link.drive(acting.promote(self._queue_key, self.id))
+
+    def remove(self, *, children: bool = True) -> None:
+        """Remove the job, from wherever it is; one that is not there is no error. children: and its children.
+
+        Raises WrongState while a worker has it or one of them, or if it is its scheduler's next one.
+        """
+        self._link.drive(acting.remove(self._queue_key, self.id, children=children))
+
+    def change_priority(self, priority: int, *, lifo: bool = False) -> None:
+        """Give the job another priority: 1 runs first, 0 is none. lifo: before others of it. Raises NoSuchJob."""
+        self._link.drive(acting.change_priority(self._queue_key, self.id, priority, lifo=lifo))
+
+    def change_delay(self, delay: Duration) -> None:
+        """Let a delayed job come due this long from now. Raises NoSuchJob, WrongState if it is not delayed."""
+        self._link.drive(acting.change_delay(self._queue_key, self.id, delay))
+
+    def update_data(self, payload: P) -> None:
+        """Write the payload anew; a job that runs goes on with the old one.
+
+        Raises PayloadError if it does not fit its type, PayloadTooLarge, NoSuchJob.
+        """
+        name = None if self._record is None else self._record.name
+        talk = acting.update_data(self._link, self._queue_key, self.id, name, payload)
+        self._wrote(self._link.drive(talk))
+
+    # ---- its family ----
+
+    def children_values(self, queue: Queue[Any, R2] | None = None) -> dict[str, R2]:
+        """Return what its completed children have returned, by the child's full key.
+
+        queue: only its children, and their results in its type; without it those of all, as plain JSON.
+        Raises JobError for a result that does not fit the type.
+        """
+        of = None if queue is None else queue._link  # noqa: SLF001 - our own kind
+        return self._link.drive(acting.children_values(self._queue_key, self.id, of))
+
+    def failed_children_values(self) -> dict[str, str]:
+        """Return why children have failed that the job goes on without, by the child's full key."""
+        return self._link.drive(acting.failed_children_values(self._queue_key, self.id))
+
+    def pending_children(self) -> list[str]:
+        """Return the full keys of the children that the job still waits for."""
+        return self._link.drive(acting.pending_children(self._queue_key, self.id))
+
+    def remove_pending_children(self) -> None:
+        """Remove its children that have not ended, but those in work; it runs if that were all. Raises NoSuchJob."""
+        self._link.drive(acting.remove_pending_children(self._queue_key, self.id))
+
+    def detach(self) -> bool:
+        """Take the job away from its parent, which runs if it waited for nothing else.
+
+        Returns False if the parent did not wait for it (any more). Raises NoSuchJob, NoSuchParent.
+        """
+        return self._link.drive(acting.detach(self._queue_key, self.id))
 
     def _read(self) -> JobRecord:
         if self._record is None:
             self.refresh()
         assert self._record is not None
         return self._record
-
-
-def _seconds(timeout: Duration) -> float:
-    try:
-        return parse_duration(timeout, bare_ok=True)
-    except BadValue as error:
-        raise BadValue(f"result(): timeout: {error}") from None
-
-
-def _moment(ms: int) -> datetime:
-    return datetime.fromtimestamp(ms / 1000, tz=UTC)
-
-
-def _usage(fields: Mapping[str, Any]) -> Usage:
-    """Read what may have been written by a newer or an older heavyq."""
-    return Usage(
-        peak_rss_bytes=fields.get("peak_rss_bytes", 0),
-        cpu_s=fields.get("cpu_s", 0.0),
-        wall_s=fields.get("wall_s", 0.0),
-        memory_timeline=tuple((point[0], point[1]) for point in fields.get("memory_timeline") or ()),
-    )
-
-
-def _failure(fields: Mapping[str, Any]) -> Failure:
-    return Failure(
-        reason=fields.get("reason", "exception"),
-        detail=fields.get("detail", ""),
-        signal=fields.get("signal"),
-        stack=fields.get("stack"),
-        last_logs=tuple(fields.get("last_logs") or ()),
-        last_progress=fields.get("last_progress"),
-        evidence=fields.get("evidence"),
-    )

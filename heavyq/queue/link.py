@@ -1,23 +1,27 @@
-"""A queue as its own parts see it: its key, its client, its types, its defaults.
+"""A queue as its own parts see it: its key, its clients, its types, its defaults.
 
-Owns what `Queue`, the views by job name and the handles share. Decides nothing about a job.
+Owns what `Queue`, its async face, the views by job name and the handles share. Decides nothing about a job.
 """
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from heavyq.bullmq.keys import QueueKey
 from heavyq.config.profiles import STANDARD
 from heavyq.queue import connection
 from heavyq.queue.declaration import Declaration
 from heavyq.queue.outcomes import Outcomes
+from heavyq.queue.talk import Talk, adrive, drive
 from heavyq.queue.typed import Types
 
 if TYPE_CHECKING:
     from heavyq.config.profiles import Profile
+    from heavyq.store.aclient import AsyncClient
     from heavyq.store.client import Client
+
+T = TypeVar("T")
 
 
 class QueueLink:
@@ -29,8 +33,7 @@ class QueueLink:
         self.declaration = Declaration(name)
         self.named: dict[str, Declaration] = {}
         self._types: dict[str | None, Types] = {}
-        self._outcomes = Outcomes()
-        self._outcomes_pid = os.getpid()
+        self._outcomes: WeakKeyDictionary[Client | AsyncClient, Outcomes] = WeakKeyDictionary()
 
     def key(self, otherwise: str | None = None) -> QueueKey:
         """Return the queue's qualified name. otherwise: the prefix, if the code names none."""
@@ -39,6 +42,18 @@ class QueueLink:
     def client(self) -> Client:
         """Return this process's client. Raises ConfigError."""
         return connection.client(self.declaration.get("connection"))
+
+    async def aclient(self) -> AsyncClient:
+        """Return the running event loop's client. Raises ConfigError."""
+        return await connection.aclient(self.declaration.get("connection"))
+
+    def drive(self, talk: Talk[T]) -> T:
+        """Hold a conversation with the queue's Redis, in this thread."""
+        return drive(self.client(), talk)
+
+    async def adrive(self, talk: Talk[T]) -> T:
+        """Hold a conversation with the queue's Redis, in this task."""
+        return await adrive(await self.aclient(), talk)
 
     @property
     def profile(self) -> Profile:
@@ -66,8 +81,9 @@ class QueueLink:
         """Forget the types that were made; what was declared has grown."""
         self._types = {}
 
-    def outcomes(self) -> Outcomes:
-        """Return what is known of the queue's event stream. A forked process starts anew: a lock may be held."""
-        if self._outcomes_pid != os.getpid():
-            self._outcomes, self._outcomes_pid = Outcomes(), os.getpid()
-        return self._outcomes
+    def outcomes(self, client: Client | AsyncClient) -> Outcomes:
+        """Return what a client has read of the queue's event stream."""
+        known = self._outcomes.get(client)
+        if known is None:
+            known = self._outcomes.setdefault(client, Outcomes(client.new_lock()))
+        return known

@@ -6,22 +6,21 @@ out. Nothing here writes, and nothing here knows a type.
 
 from __future__ import annotations
 
-import threading
-import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from heavyq.bullmq.events import Outcome, begins_anew, job_of, read_outcome, removes
 from heavyq.bullmq.ops.find import find
 from heavyq.errors import RedisUnavailable, ResultGone
 from heavyq.linux.clock import monotonic_s
+from heavyq.queue.talk import AwaitEvent, Enter, LastEvent, Pause, ReadEvents, Talk, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from heavyq.bullmq.job_hash import JobRecord
     from heavyq.bullmq.keys import QueueKey
-    from heavyq.store.client import Client, Event
+    from heavyq.store.trip import Event
 
 T = TypeVar("T")
 
@@ -42,8 +41,8 @@ class End:
 
 
 def wait_for_end(
-    client: Client, q: QueueKey, outcomes: Outcomes, job_id: str, *, since_ms: int, deadline_s: float | None
-) -> End:
+    q: QueueKey, outcomes: Outcomes, job_id: str, *, since_ms: int, deadline_s: float | None
+) -> Talk[End]:
     """Wait until a job has ended.
 
     since_ms: no earlier than this was it added, by this machine's clock; 0 if that is not known. deadline_s: on
@@ -52,12 +51,13 @@ def wait_for_end(
     15 s without Redis.
     """
     ask = _Patience(deadline_s)
-    position = ask(lambda: client.last_event_id(q))
     seen: Outcome | None = None
     while True:
-        record = ask(lambda: client.run(find(q, job_id)))
+        # Where the stream ends now: what comes after is not missed, whatever the look at the job finds.
+        position = yield from ask(lambda: _last_event_id(q))
+        record = yield from ask(lambda: run(find(q, job_id)))
         if record is None:
-            outcome = seen or ask(lambda: outcomes.look_up(client, q, job_id, since_ms))
+            outcome = seen or (yield from ask(lambda: outcomes.look_up(q, job_id, since_ms)))
             if outcome is None:
                 raise ResultGone(
                     f"job {job_id} is not in queue {q.name} (any more), and no event tells how it ended; "
@@ -68,25 +68,25 @@ def wait_for_end(
             return End(Outcome(completed=True, value=record.returnvalue or b"null"), record)
         if record.state == "failed":
             return End(Outcome(completed=False, value=(record.failed_reason or "").encode()), record)
-        if deadline_s is not None and monotonic_s() >= deadline_s:
+        left_s = LOOK_AGAIN_S if deadline_s is None else min(LOOK_AGAIN_S, deadline_s - monotonic_s())
+        if left_s <= 0:
             raise TimeoutError(f"job {job_id} of queue {q.name} has not ended in time; it is {record.state}")
-        position, seen = _wait_for_event(ask, client, q, position, job_id, deadline_s)
+        seen = yield from ask(lambda: _await_end(q, position, job_id, left_s))  # noqa: B023 - asked at once
 
 
-def _wait_for_event(
-    ask: _Patience, client: Client, q: QueueKey, position: str, job_id: str, deadline_s: float | None
-) -> tuple[str, Outcome | None]:
-    """Read on until an event says that the job is over, or until it is time to look at the job again."""
-    until_s = monotonic_s() + LOOK_AGAIN_S
-    if deadline_s is not None:
-        until_s = min(until_s, deadline_s)
-    while (left_s := until_s - monotonic_s()) > 0:
-        block_ms, last = max(1, int(left_s * 1000)), position
-        for event_id, fields in ask(lambda: client.read_events(q, last, block_ms, _BATCH)):  # noqa: B023 - called at once
-            position = event_id
-            if job_of(fields) == job_id and ((outcome := read_outcome(fields)) is not None or removes(fields)):
-                return position, outcome
-    return position, None
+def _last_event_id(q: QueueKey) -> Talk[str]:
+    position: str = yield LastEvent(q)
+    return position
+
+
+def _await_end(q: QueueKey, position: str, job_id: str, timeout_s: float) -> Talk[Outcome | None]:
+    """Wait for an event that says that the job is over, or until it is time to look at the job again."""
+    fields: dict[str, bytes] | None = yield AwaitEvent(q, job_id, position, timeout_s, _is_over)
+    return None if fields is None else read_outcome(fields)
+
+
+def _is_over(fields: dict[str, bytes]) -> bool:
+    return read_outcome(fields) is not None or removes(fields)
 
 
 class _Patience:
@@ -95,11 +95,11 @@ class _Patience:
     def __init__(self, deadline_s: float | None) -> None:
         self._deadline_s = deadline_s
 
-    def __call__(self, question: Callable[[], T]) -> T:
+    def __call__(self, question: Callable[[], Talk[T]]) -> Talk[T]:
         gone_since_s: float | None = None
         while True:
             try:
-                return question()
+                return (yield from question())
             except RedisUnavailable as error:
                 now_s = monotonic_s()
                 gone_since_s = gone_since_s or now_s
@@ -107,28 +107,33 @@ class _Patience:
                     raise TimeoutError(f"Redis did not answer in time: {error}") from error
                 if now_s - gone_since_s > OUTAGE_S:
                     raise
-                time.sleep(_PAUSE_S)
+            yield Pause(_PAUSE_S)
 
 
 class Outcomes:
-    """Where in a queue's event stream each job's latest end stands. Threads may share it.
+    """Where in a queue's event stream each job's latest end stands. All who look through one client share it.
 
     It remembers places, not values, and reads each event once, however many jobs are asked for.
+    lock: of the client's kind.
     """
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
         self._from_ms = 0
         self._position: str | None = None
         self._places: dict[str, str] = {}
 
-    def look_up(self, client: Client, q: QueueKey, job_id: str, since_ms: int) -> Outcome | None:
+    def look_up(self, q: QueueKey, job_id: str, since_ms: int) -> Talk[Outcome | None]:
         """Return how a job ended, None if no event that is still kept tells it."""
-        with self._lock:
-            place = self._find(client, q, job_id, max(0, since_ms - _SKEW_MS))
+        yield Enter(self._lock)
+        try:
+            place = yield from self._find(q, job_id, max(0, since_ms - _SKEW_MS))
+        finally:
+            self._lock.release()
         if place is None:
             return None
-        for event_id, fields in client.read_events(q, _just_before(place), 0, 1):
+        events: list[Event] = yield ReadEvents(q, _just_before(place), 0, 1)
+        for event_id, fields in events:
             if event_id == place:
                 return read_outcome(fields)
         return None  # trimmed meanwhile
@@ -147,18 +152,18 @@ class Outcomes:
         elif begins_anew(fields):
             self._places.pop(job_id, None)
 
-    def _find(self, client: Client, q: QueueKey, job_id: str, from_ms: int) -> str | None:
+    def _find(self, q: QueueKey, job_id: str, from_ms: int) -> Talk[str | None]:
         for start_ms in (from_ms, 0):
             if self._position is None or start_ms < self._from_ms:
                 self._places, self._from_ms, self._position = {}, start_ms, f"{start_ms}-0"
-            self._catch_up(client, q)
+            yield from self._catch_up(q)
             if job_id in self._places:
                 break
         return self._places.get(job_id)
 
-    def _catch_up(self, client: Client, q: QueueKey) -> None:
+    def _catch_up(self, q: QueueKey) -> Talk[None]:
         while True:
-            events = client.read_events(q, self._position or "0-0", 0, _BATCH)
+            events: list[Event] = yield ReadEvents(q, self._position or "0-0", 0, _BATCH)
             for event in events:
                 self.take(event)
                 self._position = event[0]

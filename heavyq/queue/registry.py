@@ -15,15 +15,20 @@ from heavyq.errors import BadValue, ConfigError
 from heavyq.queue import connection
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
+
     from heavyq.queue.queue import Queue
     from heavyq.queue.typed import Codec, Types
 
 H = TypeVar("H", bound=Callable[[], Any])
+F = TypeVar("F", bound=Callable[..., Any])
+A = TypeVar("A", bound="Callable[[Any], AbstractContextManager[Any] | AbstractAsyncContextManager[Any]]")
 
 preload_hooks: Final[list[Callable[[], Any]]] = []
 canary_hooks: Final[list[Callable[[], Any]]] = []
 child_start_hooks: Final[list[Callable[[], Any]]] = []
 child_stop_hooks: Final[list[Callable[[], Any]]] = []
+around_hooks: Final[list[Callable[[Any], Any]]] = []
 
 _queues: Final[dict[tuple[str | None, str], Queue[Any, Any]]] = {}
 lock = threading.RLock()
@@ -62,13 +67,22 @@ def canary(function: H) -> H:
 
 
 def child_start(function: H) -> H:
-    """Run a function once in each child, before its first job."""
+    """Run a function once in each child, before its first job. An `async def` runs on the loop that its jobs run on."""
     return _add(child_start_hooks, function, "child_start")
 
 
 def child_stop(function: H) -> H:
-    """Run a function in each child when it is retired. A child that is killed runs nothing."""
+    """Run a function in each child when it is retired; it may be `async def`. A child that is killed runs nothing."""
     return _add(child_stop_hooks, function, "child_stop")
+
+
+def around_job(function: A) -> A:
+    """Run each job inside of what a function of the job makes: a context manager, sync or async.
+
+    Decorate a `@contextmanager` or an `@asynccontextmanager`. The first that is declared is the outermost. It sees what
+    the job raises; if it swallows that, the job's result is None.
+    """
+    return _add(around_hooks, function, "around_job")
 
 
 def queues() -> list[Queue[Any, Any]]:
@@ -105,12 +119,14 @@ def remember(prefix: str | None, name: str, queue: Queue[Any, Any]) -> None:
 
 def source_of(function: Callable[..., Any]) -> tuple[str, str, int] | None:
     """Return file, name and line of a named function; None for what may be made many times by one line."""
+    while (wrapped := getattr(function, "__wrapped__", None)) is not None:  # `@contextmanager`'s own line is no place
+        function = wrapped
     code = getattr(function, "__code__", None)
     name = getattr(function, "__qualname__", "<>")
     return None if code is None or "<" in name else (code.co_filename, name, code.co_firstlineno)
 
 
-def _add(hooks: list[Callable[[], Any]], function: H, decorator: str) -> H:
+def _add(hooks: list[Callable[..., Any]], function: F, decorator: str) -> F:
     if not callable(function):
         raise BadValue(f"@{decorator} takes a function: write it without arguments")
     source = source_of(function)

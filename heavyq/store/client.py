@@ -6,28 +6,29 @@ block. Decides no repeats after a lost reply: the caller knows what may be sent 
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import redis
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import ResponseError
 
-from heavyq.bullmq.keys import QueueKey, queue_of_meta, queues_pattern
-from heavyq.bullmq.scripts import script
-from heavyq.errors import HeavyqError, ProtocolError, RedisUnavailable
+from heavyq.bullmq.events import job_of
+from heavyq.errors import HeavyqError, RedisUnavailable
+from heavyq.store import trip
 from heavyq.store.connect import make_client, translate
+from heavyq.store.trip import BLOCK_MAX_S, EVENTS_AT_ONCE, Event, closed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from heavyq.bullmq.op import Arg, Op
+    from heavyq.bullmq.keys import QueueKey
+    from heavyq.bullmq.op import Op
+    from heavyq.store.trip import Command, Trip, Until
 
 R = TypeVar("R")
-Event = tuple[str, dict[str, bytes]]
 
-_BLOCK_MAX_S: Final = 10.0  # a longer wait is several blocks, so that a server that hangs is noticed
 _BLOCK_MIN_S: Final = 0.002  # 0 would be for ever, and servers before 7.0.8 round less than this to it
-_SCAN_COUNT: Final = 1000
 
 
 class Client:
@@ -41,7 +42,7 @@ class Client:
 
     def __init__(self, url: str, *, timeout_s: float = 5.0, name: str | None = None) -> None:
         self._redis = make_client(url, timeout_s=timeout_s, read_timeout_s=timeout_s)
-        self._blocking = make_client(url, timeout_s=timeout_s, read_timeout_s=timeout_s + _BLOCK_MAX_S, name=name)
+        self._blocking = make_client(url, timeout_s=timeout_s, read_timeout_s=timeout_s + BLOCK_MAX_S, name=name)
         self._loaded: set[str] = set()
         self._closed = False
 
@@ -60,19 +61,18 @@ class Client:
         """
         if not ops:
             return []
-        replies = self._call(self._send, ops)
-        # A server that forgets its scripts (SCRIPT FLUSH) forgets all at once: what must go again is the end
-        # of the batch, and the order of the writes is kept.
-        forgotten = [n for n, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if forgotten:
-            self._loaded = set()
-            again = self._call(self._send, [ops[n] for n in forgotten], True)
-            for n, reply in zip(forgotten, again, strict=True):
-                replies[n] = reply
-        results = [_read(op, reply) for op, reply in zip(ops, replies, strict=True)]
+        results = self._carry(trip.run_ops(ops, self._loaded), self._redis)
         if any(isinstance(result, RedisUnavailable) for result in results):
             self._drop_idle()  # READONLY and its kin: the name may lead to another server by now
         return results
+
+    def atomic(self, ops: Sequence[Op[Any]]) -> list[Any]:
+        """Run operations as one transaction (MULTI/EXEC); nobody sees a part of them done.
+
+        Returns as `run_many`. Raises RedisUnavailable or RedisReplyError if the server discarded it: nothing was
+        done (`nothing_happened`).
+        """
+        return self._carry(trip.run_atomic(ops), self._redis) if ops else []
 
     def pop_marker(self, q: QueueKey, timeout_s: float) -> tuple[bytes, float] | None:
         """Wait for the queue's marker and take it; None after `timeout_s` seconds without one.
@@ -83,7 +83,7 @@ class Client:
         deadline_s = time.monotonic() + timeout_s
         left_s = timeout_s
         while True:
-            block_s = min(max(left_s, _BLOCK_MIN_S), _BLOCK_MAX_S)
+            block_s = min(max(left_s, _BLOCK_MIN_S), BLOCK_MAX_S)
             popped = self._call(self._blocking.execute_command, "BZPOPMIN", q.marker, f"{block_s:.3f}")
             if popped:
                 return popped[1], float(popped[2])
@@ -97,26 +97,47 @@ class Client:
         last_id: an event's id, `0` for the oldest that is kept. block_ms: 0 does not wait; over 10 s counts
         as 10 s. Each event is its id and its fields; values stay bytes, for anybody may have written them.
         """
-        block = min(block_ms, int(_BLOCK_MAX_S * 1000)) or None
-        reader = self._blocking if block else self._redis
-        streams = self._call(reader.xread, {q.events: last_id}, count, block)
-        return [
-            (event_id.decode(), {name.decode("utf-8", "replace"): value for name, value in fields.items()})
-            for _, entries in streams
-            for event_id, fields in entries
-        ]
+        block = min(block_ms, int(BLOCK_MAX_S * 1000)) or None
+        return self._carry(trip.read_events(q, last_id, block, count), self._blocking if block else self._redis)
+
+    def await_event(
+        self, q: QueueKey, job_id: str, after: str, timeout_s: float, until: Until
+    ) -> dict[str, bytes] | None:
+        """Wait for an event about a job, after `after`, of which `until` says that it is the one; return its fields.
+
+        Returns None after `timeout_s` seconds without one.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            for event_id, fields in self.read_events(q, after, max(1, int(left_s * 1000)), EVENTS_AT_ONCE):
+                after = event_id
+                if job_of(fields) == job_id and until(fields):
+                    return fields
+        return None
 
     def last_event_id(self, q: QueueKey) -> str:
         """Return the id of the queue's latest event, to read on from there; `0-0` if it has none."""
-        latest = self._call(self._redis.xrevrange, q.events, "+", "-", 1)
-        return latest[0][0].decode() if latest else "0-0"
+        return self._carry(trip.last_event_id(q), self._redis)
 
     def scan_queues(self, prefix: str) -> list[QueueKey]:
         """Return every queue below a prefix, by name. Walks the whole keyspace: for people, not for loops."""
-        pattern = queues_pattern(prefix)
-        found = self._call(lambda: set(self._redis.scan_iter(pattern, count=_SCAN_COUNT, _type="HASH")))
-        queues = (queue_of_meta(prefix, key.decode("utf-8", "replace")) for key in found)
-        return sorted(queue for queue in queues if queue is not None)
+        return self._carry(trip.scan_queues(prefix), self._redis)
+
+    def client_list(self) -> str:
+        """Return the server's CLIENT LIST: a line for each connection."""
+        return self._carry(trip.client_list(), self._redis)
+
+    def pause(self, seconds: float) -> None:
+        """Let time pass."""
+        time.sleep(seconds)
+
+    def new_lock(self) -> threading.Lock:
+        """Return a lock that `enter` takes."""
+        return threading.Lock()
+
+    def enter(self, lock: threading.Lock) -> None:
+        """Take a lock; the caller releases it."""
+        lock.acquire()
 
     def info(self, section: str) -> dict[str, Any]:
         """Return a section of the server's INFO."""
@@ -139,7 +160,7 @@ class Client:
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         if self._closed:
-            raise RedisUnavailable("this client is closed")
+            raise closed()
         try:
             return function(*args)
         except (redis.RedisError, OSError) as error:
@@ -152,45 +173,35 @@ class Client:
                 raise RedisUnavailable("this client was closed in the middle of a call") from error
             raise
 
-    def _send(self, ops: Sequence[Op[Any]], load: bool = False) -> list[Any]:
-        """Send a batch, and ahead of it its scripts if one may be new to the server; return replies and errors.
-
-        All of its scripts, not only the new: was one forgotten meanwhile, its entry would come after the others.
-        """
-        scripts = [script(op.verb) for op in ops]
-        ahead = {each.sha: each for each in scripts}
-        if not load and ahead.keys() <= self._loaded:
-            ahead = {}
-        commands: list[tuple[Arg, ...]] = [("SCRIPT", "LOAD", each.text) for each in ahead.values()]
-        commands += [
-            ("EVALSHA", each.sha, len(op.keys), *map(_encode, (*op.keys, *op.args)))
-            for op, each in zip(ops, scripts, strict=True)
-        ]
-        replies = self._round_trip(commands)
-        loads = dict(zip(ahead, replies, strict=False))
-        refused = {sha: reply for sha, reply in loads.items() if isinstance(reply, Exception)}
-        self._loaded.update(loads.keys() - refused.keys())
-        # What could not be loaded says why; NOSCRIPT would only say that it is missing.
-        return [
-            refused.get(each.sha, reply) if isinstance(reply, NoScriptError) else reply
-            for each, reply in zip(scripts, replies[len(ahead) :], strict=True)
-        ]
-
-    def _round_trip(self, commands: Sequence[tuple[Arg, ...]]) -> list[Any]:
-        """Send commands at once and read their replies, an error among them as a value.
-
-        What redis-py's pipeline does, less what it does for transactions, retries and callbacks: half its time.
-        """
-        pool = self._redis.connection_pool
-        connection: Any = pool.get_connection()
+    def _carry(self, going: Trip[R], by: redis.Redis) -> R:
+        """Carry a trip over one connection, to its end. Every error of it is ours, translated."""
+        if self._closed:
+            raise closed()
+        pool, connection = by.connection_pool, None
         try:
-            connection.send_packed_command(connection.pack_commands(commands))
-            return [_reply_of(connection) for _ in commands]
-        except BaseException:
-            connection.disconnect()  # what is still to be read on it is not ours any more
+            commands = next(going)
+            connection = pool.get_connection()
+            while True:
+                commands = going.send(_round_trip(connection, commands))
+        except StopIteration as end:
+            result: R = end.value
+            return result
+        except RedisUnavailable:
+            self._drop_idle()
+            raise
+        except (redis.RedisError, OSError) as error:
+            ours = translate(error)
+            if isinstance(ours, RedisUnavailable):
+                ours.nothing_happened = connection is None
+                self._drop_idle()
+            raise ours from error
+        except (AttributeError, ValueError) as error:
+            if self._closed:  # redis-py, when its socket goes away under it
+                raise RedisUnavailable("this client was closed in the middle of a call") from error
             raise
         finally:
-            pool.release(connection)
+            if connection is not None:
+                pool.release(connection)
 
     def _drop_idle(self) -> None:
         """Close the connections that nobody uses just now: where one broke, the others are stale."""
@@ -199,24 +210,21 @@ class Client:
             each.connection_pool.disconnect(inuse_connections=False)
 
 
+def _round_trip(connection: Any, commands: Sequence[Command]) -> list[Any]:
+    """Send commands at once and read their replies, an error among them as a value.
+
+    What redis-py's pipeline does, less what it does for transactions, retries and callbacks: half its time.
+    """
+    try:
+        connection.send_packed_command(connection.pack_commands(commands))
+        return [_reply_of(connection) for _ in commands]
+    except BaseException:
+        connection.disconnect()  # what is still to be read on it is not ours any more
+        raise
+
+
 def _reply_of(connection: Any) -> Any:
     try:
         return connection.read_response()
     except ResponseError as error:
         return error
-
-
-def _encode(arg: Arg) -> Arg:
-    # A lone surrogate (a file name in a traceback) must not make a job's outcome unwritable.
-    return arg.encode("utf-8", "backslashreplace") if isinstance(arg, str) else arg
-
-
-def _read(op: Op[Any], reply: Any) -> Any:
-    if isinstance(reply, Exception):
-        return translate(reply)
-    try:
-        return op.read(reply)
-    except HeavyqError as error:
-        return error
-    except Exception as error:  # noqa: BLE001 - one reply that we misread must not hide those of its neighbours
-        return ProtocolError(f"the reply of {op.verb} cannot be read: {error!r} (a bug in heavyq: report it)")

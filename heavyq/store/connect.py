@@ -8,7 +8,7 @@ operation.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 import redis
@@ -26,6 +26,8 @@ from heavyq.errors import ConfigError, HeavyqError, RedisRefused, RedisReplyErro
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from redis.asyncio.connection import ConnectionPool
 
     from heavyq.store.client import Client
 
@@ -80,17 +82,33 @@ def make_client(url: str, *, timeout_s: float, read_timeout_s: float, name: str 
     check_url(url)
     return redis.Redis.from_url(
         url,
-        protocol=2,
-        decode_responses=False,
         retry=Retry(NoBackoff(), 0),
-        retry_on_timeout=False,
-        retry_on_error=[],
-        health_check_interval=0,
-        socket_timeout=read_timeout_s,
-        socket_connect_timeout=timeout_s,
         client_name=name,
         max_connections=_CONNECTIONS_MAX,
+        **_settings(timeout_s, read_timeout_s),
     )
+
+
+def make_async_pool(url: str, *, timeout_s: float, read_timeout_s: float) -> ConnectionPool:
+    """Return redis-py's maker of connections for asyncio; a parameter that is missing here is as in `make_client`."""
+    from redis.asyncio.connection import ConnectionPool
+    from redis.asyncio.retry import Retry as AsyncRetry
+
+    check_url(url)
+    retry: Any = AsyncRetry(NoBackoff(), 0)
+    return ConnectionPool.from_url(url, retry=retry, **_settings(timeout_s, read_timeout_s))
+
+
+def _settings(timeout_s: float, read_timeout_s: float) -> dict[str, Any]:
+    return {
+        "protocol": 2,
+        "decode_responses": False,
+        "retry_on_timeout": False,
+        "retry_on_error": [],
+        "health_check_interval": 0,
+        "socket_timeout": read_timeout_s,
+        "socket_connect_timeout": timeout_s,
+    }
 
 
 def check_url(url: str) -> None:

@@ -13,7 +13,7 @@ import structlog
 
 from heavyq.config import QueueSettings
 from heavyq.core import memory
-from heavyq.core.child import AskExit
+from heavyq.core.child import AskExit, Ready
 from heavyq.core.outcome import Failure, OomKill, Usage, with_kill_below, with_memory
 from heavyq.linux.clock import monotonic_s
 from heavyq.worker.crew import Crew
@@ -34,16 +34,20 @@ class Accounts:
         self._ledger = Ledger()
         self._log = structlog.get_logger().bind(thread="control")
 
-    def open(self, run: Run, child: ChildProcess, settings: QueueSettings) -> None:
-        """The run begins in this child: measure it, and tell the kernel its limit where the child has a group."""
+    def open(self, run: Run, child: ChildProcess, settings: QueueSettings, limit_bytes: int | None) -> None:
+        """The run begins in this child: measure it, and tell the kernel its limit where the child has a group.
+
+        Jobs that share a child are measured together, from the first of them to the last: its memory is one.
+        """
+        if child.meter is not None and child.meter.run is not None:
+            run.meter = child.meter.run
+            return
         left = child.meter.held_bytes if child.meter else 0
-        run.meter = RunMeter(
-            run.number, monotonic_s(), settings.memory_limit, settings.memory_request, left_bytes=max(0, left)
-        )
+        run.meter = RunMeter(run.number, monotonic_s(), limit_bytes, settings.memory_request, left_bytes=max(0, left))
         if child.group is not None:
             child.group_kills, child.group_hits = child.group.oom_kills(), child.group.limit_hits()
             birth = child.meter.birth_bytes if child.meter else 0
-            limit = memory.group_limit_bytes(settings.memory_limit, birth) if settings.memory_limit else None
+            limit = memory.group_limit_bytes(limit_bytes, birth) if limit_bytes else None
             if limit != child.group_limit:
                 with contextlib.suppress(OSError):  # it is dying
                     child.group.set_limit(limit)
@@ -54,7 +58,10 @@ class Accounts:
     def close(self, run: Run, child: ChildProcess, crew: Crew, *, clean: bool) -> None:
         """The run has reported: let the child's life go on or end, and note what the run left in it."""
         if child.meter is None:  # it could not be measured and is killed for that
-            crew.run_over(child, 0, clean=clean)
+            crew.run_over(child, run.number, 0, clean=clean)
+            return
+        if isinstance(child.state, Ready) and len(child.state.runs) > 1:  # what it holds now may be theirs
+            crew.run_over(child, run.number, 0, clean=clean)
             return
         child.meter.run = None
         name = run.job.fields.get(b"name", b"").decode("utf-8", "replace")[:200]
@@ -62,7 +69,7 @@ class Accounts:
         grown = own - child.meter.held_bytes
         child.meter.held_bytes = own
         leak = self._ledger.note(run.queue.name, name, grown)
-        for action in crew.run_over(child, own, clean=clean):
+        for action in crew.run_over(child, run.number, own, clean=clean):
             if isinstance(action, AskExit) and action.leaked:
                 leak.recycled += 1
                 about = {"child": child.number, "queue": run.queue.name, "job_name": name}

@@ -16,6 +16,7 @@ from heavyq.core.memory import children_that_fit
 from heavyq.errors import ConfigError, UsageError
 from heavyq.store import embedded
 from heavyq.worker.crew import ChildKind
+from heavyq.worker.served import Traits
 
 _Declared = Mapping[str, Any]
 
@@ -24,11 +25,13 @@ _Declared = Mapping[str, Any]
 class Catalogue:
     """The queues that this worker serves, with their options; the Redis that holds them; how many children.
 
+    traits: what their functions are.
     capped: the number of children that the queues ask for together, if memory takes fewer of them.
     """
 
     url: str
     queues: Mapping[QueueKey, QueueSettings]
+    traits: Mapping[QueueKey, Traits]
     concurrency: int
     capped: int | None = None
 
@@ -50,17 +53,41 @@ def read_catalogue(raw: _Declared, settings: RunSettings, default_url: str | Non
         )[0]
         for q in chosen
     }
-    wanted = children_wanted(settings.concurrency, queues.values())
+    traits = {QueueKey(q["prefix"], q["name"]): _traits(q) for q in chosen}
+    for key, one in queues.items():
+        _refuse_shared(key, one, traits[key])
+    wanted = children_wanted(
+        settings.concurrency,
+        [one for key, one in queues.items() if not traits[key].is_async],
+        [one for key, one in queues.items() if traits[key].is_async],
+    )
     url = _one_url(chosen, default_url)
     if settings.concurrency is not None:
-        return Catalogue(url, queues, wanted)
+        return Catalogue(url, queues, traits, wanted)
     needs = [s.memory_request for s in queues.values()]
     fitting = children_that_fit(budget_bytes, min(need for need in needs if need) if all(needs) else None)
-    return Catalogue(url, queues, min(wanted, fitting), capped=wanted if fitting < wanted else None)
+    return Catalogue(url, queues, traits, min(wanted, fitting), capped=wanted if fitting < wanted else None)
 
 
-def kinds_of(queues: Mapping[QueueKey, QueueSettings]) -> dict[QueueKey, ChildKind]:
-    """Return the child options of each queue; queues of equal kind share children.
+def _traits(told: _Declared) -> Traits:
+    return Traits(
+        is_async=bool(told.get("is_async")),
+        hooks=frozenset(told.get("hooks", ())),
+        strategy=bool(told.get("strategy")),
+    )
+
+
+def _refuse_shared(key: QueueKey, settings: QueueSettings, traits: Traits) -> None:
+    """Refuse what cannot be done to one of several jobs in a process."""
+    if traits.is_async and settings.async_concurrency > 1 and settings.memory_rlimit:
+        raise ConfigError(
+            f"queue {key.name!r}: memory_rlimit cannot hold for jobs that share a child (its processors are `async "
+            "def`): set async_concurrency=1, or leave memory_rlimit out"
+        )
+
+
+def kinds_of(queues: Mapping[QueueKey, QueueSettings], traits: Mapping[QueueKey, Traits]) -> dict[QueueKey, ChildKind]:
+    """Return the child options of each queue; queues of equal kind use the same children, one after the other.
 
     Where recycle_rss only follows from the limits, queues with different ones share children too: with the smallest.
     """
@@ -78,6 +105,8 @@ def kinds_of(queues: Mapping[QueueKey, QueueSettings]) -> dict[QueueKey, ChildKi
                 s.max_child_age_s,
             ),
             start_method=s.start_method,
+            seats=s.async_concurrency if traits[key].is_async else 1,
+            queue=key if traits[key].is_async and s.async_concurrency > 1 else None,
         )
         for key, s in queues.items()
     }

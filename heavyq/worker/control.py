@@ -1,7 +1,7 @@
-"""Control: the runs and the queues of one worker. Leases for free seats, gives jobs to children, settles.
+"""Control: the runs of one worker, from their lease to their end.
 
-Owns every run from its lease to its end, and whose turn it is. Decisions are `core.run`'s and `core.fleet`'s;
-Redis is behind `commands`, processes are behind `crew`. Runs on the loop, never blocks.
+Owns every run, and the errands that follow from its end. Decisions are `core.run`'s; leases are asked for by `leasing`,
+seats are counted by `seats`, Redis is behind `commands`, processes are behind `crew`. Runs on the loop, never blocks.
 """
 
 from __future__ import annotations
@@ -9,44 +9,45 @@ from __future__ import annotations
 import itertools
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import assert_never
+from typing import Any, assert_never
 
 import structlog
 
+from heavyq.bullmq.job_hash import JobRecord
 from heavyq.bullmq.keys import QueueKey
-from heavyq.bullmq.lease import LeasedJob, LeaseRefused, LeaseReply, NothingToLease
+from heavyq.bullmq.lease import LeasedJob
 from heavyq.bullmq.op import Op
 from heavyq.bullmq.ops import Settled
 from heavyq.bullmq.ops.checkpoint import checkpoint
-from heavyq.bullmq.ops.counts import Counts, counts
-from heavyq.bullmq.ops.lease import lease
+from heavyq.bullmq.ops.find import find
 from heavyq.bullmq.ops.progress import progress
-from heavyq.bullmq.ops.wake import wake
+from heavyq.bullmq.schedule import duty_of
 from heavyq.core import child as child_life
-from heavyq.core import fleet, memory
+from heavyq.core import memory
 from heavyq.core import run as life
-from heavyq.core.outcome import Failure, Usage
+from heavyq.core.outcome import CHILDREN_FAILED, CHILDREN_PENDING, Failure, Usage, cancelled, hung, out_of_time
 from heavyq.errors import HeavyqError, ProtocolError
 from heavyq.job import wire
 from heavyq.linux.clock import epoch_ms, monotonic_s
-from heavyq.linux.frames import Frame, pack_parts
+from heavyq.linux.frames import Frame, pack, pack_parts
 from heavyq.worker.accounts import Accounts
 from heavyq.worker.admission import Admission, Room
 from heavyq.worker.commands import Command, Commands
-from heavyq.worker.crew import ChildKind, Crew
+from heavyq.worker.crew import Crew
 from heavyq.worker.deaths import Death
+from heavyq.worker.errands import Errands
+from heavyq.worker.leasing import Leasing
 from heavyq.worker.notes import Notes, about
 from heavyq.worker.process import ChildProcess
 from heavyq.worker.renewal import Vouched
-from heavyq.worker.runs import Run, check_report, log_op, read_job, settle_op
+from heavyq.worker.runs import Rules, Run, check_report, log_op, read_job, settle_op
+from heavyq.worker.seats import Guest, Seats
 from heavyq.worker.served import Served
 from heavyq.worker.watch import Excess
 
-_BLOCK_S = 5.0  # BullMQ's drainDelay: how long an idle worker trusts the marker alone
-_BLOCK_MAX_S = 10.0
-_REFUSED_PAUSE_S = 1.0
+STOP_GRACE_S = 5.0  # for a job that shares its child, to end by itself once it was told
 _ROWS_WAITING_MAX = 1_000
 
 
@@ -59,6 +60,7 @@ class Control:
         commands: Commands,
         vouched: Vouched,
         accounts: Accounts,
+        crew: Crew,
         *,
         worker_id: str,
         name: str | None,
@@ -66,228 +68,96 @@ class Control:
         budget_bytes: int,
         budget_is_set: bool,
     ) -> None:
-        self.served = served
+        self.served, self.crew = served, crew
         self._accounts, self._notes = accounts, Notes()
         # A budget that somebody has set is for jobs alone.
-        born = (lambda: 0) if budget_is_set else (lambda: self.crew.born_bytes)
+        born = (lambda: 0) if budget_is_set else (lambda: crew.born_bytes)
         room = Room(budget_bytes, self._charge_of, born, accounts.container_is_full)
         self._admission = Admission(served, room)
         self._by_key = {s.key: s for s in served}
+        self._rules = {s.key: _rules(s) for s in served}
         self._commands, self._vouched = commands, vouched
-        self._worker_id, self._name, self._concurrency = worker_id, name, concurrency
-        self._tokens, self._numbers = itertools.count(1), itertools.count(1)
+        self._numbers = itertools.count(1)
+        self._seats = Seats(served, crew, concurrency)
+        self._leasing = Leasing(
+            served, commands, self._seats, self._admission, self._begin, worker_id=worker_id, name=name
+        )
+        self._errands = Errands(self._by_key, self._seats, crew, self._numbers)
         self.runs: dict[int, Run] = {}
         self._by_token: dict[str, Run] = {}
-        self._waiting: list[Run] = []  # leased, no child yet
-        self._asked = 0  # leases without an answer
-        self._turn = -1
         self.draining = False
         self.changed = True
         self._log = structlog.get_logger().bind(thread="control")
         self._tells_all = self._log.is_enabled_for(logging.DEBUG)
-        self.crew: Crew
 
-    # ---- seats, leases, children
+    # ---- the loop's turn
+
+    def turned(self) -> None:
+        """The loop went round: move the counter that lets the renewal thread go on, and act on what has changed."""
+        self._vouched.rounds += 1
+        if self.changed or self._leasing.changed:
+            self.changed = self._leasing.changed = False
+            self._dispatch()
 
     def _dispatch(self) -> None:
-        """Give leased jobs to children, lease for what is free, arm the waiters: once a turn, if anything changed."""
-        self._place_waiting()
+        """Give leased jobs to children, lease for what is free, wait for work: once a turn, if anything changed."""
+        self._seats.place_all(self._take_seat)
         if not self.draining:
-            self._lease_what_is_free()
-        for served in self.served:
-            if served.marker_taken:  # not for us now: another worker may want it
-                served.marker_taken = False
-                self._commands.send(Command(wake(served.key)))
-
-    def _lease_what_is_free(self) -> None:
-        free = self._free_seats()
-        while free > 0 and (served := self._next_queue()) is not None:
-            self._commands.send(self._lease_command(served))
-            free -= 1
-        if free > 0:
-            for one in self.served:
-                self._arm(one)
-            if self._admission.wants_room and not self._asked and not self._waiting:
+            self._leasing.ask(self.runs.values())
+            if self._leasing.wants_room:
                 self.crew.make_room()
+        self._leasing.put_back_markers()
 
-    def _free_seats(self) -> int:
-        runs = sum(run.holds_seat for run in self.runs.values())
-        if runs + self._asked >= self._concurrency:
-            return 0  # whatever the children do
-        if not self.crew.may_make and not any(self._is_idle(c) for c in self.crew.children.values()):
-            return 0
-        return fleet.free_seats(
-            concurrency=self._concurrency,
-            runs=runs,
-            leases_asked=self._asked,
-            children_leaving=sum(_leaving(child) for child in self.crew.children.values()),
-        )
-
-    def _next_queue(self) -> Served | None:
-        now_s = monotonic_s()
-        if (unsure := self._admission.look(self.runs.values(), now_s)) is not None:
-            self._ask_for_work(unsure, now_s)
-        views = [fleet.QueueView(s.limit, s.held, s.has_room and s.worth_asking(now_s)) for s in self.served]
-        index = fleet.next_queue(views, self._turn)
-        if index is None:
-            return None
-        self._turn = index
-        return self.served[index]
-
-    def _ask_for_work(self, served: Served, now_s: float) -> None:
-        """Find out whether a job waits in a queue that has no room, before others are held back for it."""
-        served.seen_work_s = now_s  # asked; the answer takes it back if nothing is there
-
-        def answer(reply: Counts | HeavyqError) -> None:
-            if isinstance(reply, Counts) and not self._has_work(served, reply):
-                served.may_have_work = False
-                served.empty_since_s = monotonic_s()
-                served.blocked_since_s = None
-            self.changed = True
-
-        self._commands.send(Command(counts(served.key), answer))
-
-    @staticmethod
-    def _has_work(served: Served, reply: Counts) -> bool:
-        """Tell whether a lease would find a job: only it promotes what is delayed and due."""
-        due = reply.delayed and (served.due_ms or 0) <= epoch_ms()
-        return not reply.paused and bool(reply.waiting or reply.prioritized or due)
+    def _take_seat(self, guest: Guest, child: ChildProcess) -> None:
+        guest.child = child.number
+        self.crew.apply(child, child_life.RunTaken(guest.number, alone=guest.alone))
+        if isinstance(guest, Run):
+            self._apply(guest, life.Assigned())
+        else:
+            self._errands.begin(guest.number, child)
 
     def _charge_of(self, run: Run) -> int:
         """Return what a run holds: as the watch saw it last, or its child alone now, whichever is more."""
         child = self.crew.children.get(run.child) if run.child is not None else None
         own = child.meter.own_bytes() if child is not None and child.meter is not None else 0
-        return max(own, run.meter.charge_bytes if run.meter else 0)
-
-    def _lease_command(self, served: Served) -> Command:
-        token = f"hq:{self._worker_id}:{next(self._tokens)}"
-        asked_s = monotonic_s()
-        op = {"token": token, "now_ms": epoch_ms(), "lock_ms": served.lock_ms, "worker_name": self._name}
-        self._asked += 1
-        served.asked += 1
-        served.held += 1
-        served.marker_taken = False
-        return Command(
-            lease(served.key, **op),  # type: ignore[arg-type]
-            lambda reply: self._leased(served, reply, asked_s),
-            again=partial(lease, served.key, **op, replay=True),  # type: ignore[arg-type]
-        )
-
-    def _leased(self, served: Served, reply: LeaseReply | HeavyqError, asked_s: float) -> None:
-        self._asked -= 1
-        served.asked -= 1
-        match reply:
-            case LeasedJob():
-                served.may_have_work = True
-                served.seen_work_s = monotonic_s()
-                self._begin(served, reply, asked_s)
-            case NothingToLease():
-                self._found_nothing(served, reply.next_due_ms)
-            case LeaseRefused():
-                self._found_nothing(served, None)
-                served.asleep_until_s = monotonic_s() + reply.wait_ms / 1000 if reply.wait_ms else 0.0
-            case HeavyqError():
-                self._log.error("redis refused a lease", queue=served.key.name, error=str(reply))
-                self._found_nothing(served, None)
-                served.asleep_until_s = monotonic_s() + _REFUSED_PAUSE_S
-            case _:
-                assert_never(reply)
-        self.changed = True
-
-    def _found_nothing(self, served: Served, due_ms: int | None) -> None:
-        served.held -= 1
-        served.may_have_work = False
-        served.due_ms = due_ms
-        served.empty_since_s = monotonic_s()
-
-    def _place_waiting(self) -> None:
-        still: list[Run] = []
-        for run in self._waiting:
-            kind = self._by_key[run.queue].kind
-            ahead = sum(self._by_key[r.queue].kind == kind for r in still)
-            if not self._place(run, kind, ahead):
-                still.append(run)
-        self._waiting = still
-
-    def _place(self, run: Run, kind: ChildKind, ahead: int) -> bool:
-        views = [
-            fleet.ChildView(c.number, c.kind, self._is_idle(c), isinstance(c.state, child_life.Starting), _leaving(c))
-            for c in self.crew.children.values()
-        ]
-        match fleet.place(kind, views, concurrency=self._concurrency, waiting_ahead=ahead):
-            case fleet.UseChild(number):
-                self._assign(run, self.crew.children[number])
-                return True
-            case fleet.MakeChild():
-                if self.crew.may_make:
-                    self.crew.make(kind)
-            case fleet.RetireChild(number):
-                self.crew.apply(self.crew.children[number], child_life.RetireAsked("another queue needs its seat"))
-            case fleet.WaitForChild():
-                pass
-        return False
-
-    @staticmethod
-    def _is_idle(child: ChildProcess) -> bool:
-        return (
-            child.killed_by_us is None
-            and not child.dead
-            and isinstance(child.state, child_life.Ready)
-            and child.state.idle
-        )
-
-    def _assign(self, run: Run, child: ChildProcess) -> None:
-        run.child = child.number
-        self.crew.apply(child, child_life.RunTaken(run.number))
-        self._apply(run, life.Assigned())
-
-    def turned(self) -> None:
-        """The loop went round: move the counter that lets the renewal thread go on, and act on what has changed."""
-        self._vouched.rounds += 1
-        if self.changed:
-            self.changed = False
-            self._dispatch()
-
-    # ---- waiting for work
-
-    def _arm(self, served: Served) -> None:
-        waiter = served.waiter
-        if waiter is None or waiter.busy or served.may_have_work or served.held >= served.limit or not served.has_room:
-            return
-        timeout_s = _BLOCK_S
-        if served.due_ms is not None:
-            timeout_s = min(_BLOCK_MAX_S, max(0.001, (served.due_ms - epoch_ms()) / 1000))
-        waiter.arm(timeout_s)
-
-    def woken(self, key: QueueKey, popped: bool) -> None:
-        """A waiter came back: with the queue's marker, or because its time was over."""
-        served = self._by_key[key]
-        assert served.waiter is not None
-        served.waiter.busy = False
-        limited = served.asleep_until_s > monotonic_s()
-        served.may_have_work = not limited
-        served.marker_taken |= popped
-        self.changed = True
-
-    def swept(self, key: QueueKey) -> None:
-        """The janitor put stalled jobs back to wait."""
-        self._by_key[key].may_have_work = True
-        self.changed = True
+        charge = max(own, run.meter.charge_bytes if run.meter else 0)
+        return charge if child is None else charge // max(1, len(_runs_of(child)))
 
     # ---- a run's events
 
     def _begin(self, served: Served, job: LeasedJob, asked_s: float) -> None:
-        memory_retry = served.settings.on_memory_limit == "retry"
-        facts, opts = read_job(job, random.random(), memory_retry=memory_retry)  # noqa: S311 - jitter, no secret
+        """A job was leased. What it owes its scheduler comes first: planned before it runs, it is planned if we die."""
+        self._plan_next(job)
+        facts, opts = read_job(job, random.random(), self._rules[served.key])  # noqa: S311 - jitter, no secret
         state, actions = life.begin(facts, draining=self.draining)
-        run = Run(next(self._numbers), job, facts, opts, state, monotonic_s(), progress=job.fields.get(b"progress"))
+        alone = served.kind.seats > 1 and (facts.strikes > 0 or opts.memory_limit_bytes is not None)
+        progress_raw = job.fields.get(b"progress")
+        run = Run(next(self._numbers), job, facts, opts, state, monotonic_s(), alone=alone, progress=progress_raw)
         self.runs[run.number] = run
         self._by_token[job.lease.token] = run
         self._vouched.add(job.lease, served.lock_ms, asked_s)
         self._notes.begin(run)
         if isinstance(state, life.Leased):
-            self._waiting.append(run)
+            self._seats.waiting.append(run)
         self._perform(run, actions)
+
+    def _plan_next(self, job: LeasedJob) -> None:
+        """Plan the next job of the scheduler that has made this one."""
+        if b"rjk" not in job.fields:
+            return
+        where = {"queue": job.lease.queue.name, "job": job.lease.job_id}
+        try:
+            duty = duty_of(job.fields, job.lease.job_id, epoch_ms(), job.lease.queue)
+        except HeavyqError as error:
+            self._log.error("the scheduler's next job is not planned; this one runs", **where, why=str(error))
+            return
+
+        def planned(reply: object) -> None:
+            if isinstance(reply, HeavyqError):
+                self._log.error("the scheduler's next job is not planned; this one runs", **where, why=str(reply))
+
+        if duty is not None:
+            self._commands.send(Command(duty, planned))
 
     def _apply(self, run: Run, event: life.RunEvent) -> None:
         run.state, actions = life.decide(run.state, event)
@@ -300,9 +170,10 @@ class Control:
             match action:
                 case life.SendJob():
                     self._send_job(run)
+                case life.StopJob():
+                    self._stop_job(run)
                 case life.KillChild():
-                    if run.child in self.crew.children:
-                        self.crew.kill(self.crew.children[run.child], "its job must stop")
+                    self._kill_for(run, "its job must stop")
                 case life.Settle():
                     self._settle(run, action.settlement)
                 case life.Release():
@@ -314,6 +185,7 @@ class Control:
         assert run.child is not None
         child, settings = self.crew.children[run.child], self._by_key[run.queue].settings
         fields, ours = run.job.fields, run.job.lease
+        limit = run.opts.memory_limit_bytes or settings.memory_limit
         head = {
             "run": run.number,
             "queue": ours.queue.name,
@@ -321,23 +193,99 @@ class Control:
             "id": ours.job_id,
             "fence": ours.fence,
             "made": run.facts.made,
+            "started": ours.started,
+            "parent_key": _text(fields.get(b"parentKey")),
             "max_result": settings.max_result,
-            "memory_rlimit": settings.memory_limit if settings.memory_rlimit else None,
+            "memory_rlimit": limit if settings.memory_rlimit and child.seats == 1 else None,
         }
+        self._set_time(run)
         parts = [fields.get(name, b"") for name in wire.JOB_PARTS]
-        self._accounts.open(run, child, settings)
+        self._accounts.open(run, child, settings, limit)
         child.send(*pack_parts(wire.JOB, head, parts))
+
+    def _set_time(self, run: Run) -> None:
+        run.moved_s = monotonic_s()
+        limit_s = self._timeout_s(run)
+        run.until_s = None if limit_s is None else run.moved_s + limit_s
+
+    def _timeout_s(self, run: Run) -> float | None:
+        own_ms = run.opts.timeout_ms
+        return self._by_key[run.queue].settings.timeout_s if own_ms is None else own_ms / 1000
+
+    def _progress_timeout_s(self, run: Run) -> float | None:
+        own_ms = run.opts.progress_timeout_ms
+        return self._by_key[run.queue].settings.progress_timeout_s if own_ms is None else own_ms / 1000
+
+    # ---- stopping one job
+
+    def _stop_job(self, run: Run) -> None:
+        """Stop a job: what shares its child goes on, if the job ends by itself when it is told."""
+        child = self.crew.children.get(run.child) if run.child is not None else None
+        if child is None:
+            return
+        if child.seats == 1:
+            self.crew.kill(child, "its job must stop")
+            return
+        why = run.state.why.value if isinstance(run.state, life.Stopping) else ""
+        run.stop_by_s = monotonic_s() + STOP_GRACE_S
+        child.send(pack(wire.STOP, {"run": run.number, "why": why}))
+
+    def _kill_for(self, run: Run, why: str) -> None:
+        if run.child in self.crew.children:
+            child = self.crew.children[run.child]
+            child.culprit = run.number if child.culprit is None else child.culprit
+            self.crew.kill(child, why)
+
+    def _look_at_clocks(self, now_s: float) -> None:
+        """Stop what is over its time, and kill what did not stop when it was told."""
+        for run in tuple(self.runs.values()):
+            if isinstance(run.state, life.Running):
+                still_s = self._progress_timeout_s(run)
+                if run.until_s is not None and now_s >= run.until_s:
+                    self._apply(run, life.Condemned(out_of_time(self._timeout_s(run) or 0.0)))
+                elif still_s is not None and now_s - run.moved_s >= still_s:
+                    self._apply(run, life.Condemned(hung(still_s)))
+            elif isinstance(run.state, life.Stopping) and run.stop_by_s is not None and now_s >= run.stop_by_s:
+                self._kill_for(run, f"a job of it did not stop within {STOP_GRACE_S:g} s of being told")
+
+    def cancel_asked(self, token: str, reason: str) -> None:
+        """Somebody has cancelled a job that we hold."""
+        run = self._by_token.get(token)
+        if run is not None and not isinstance(run.state, life.Stopping):
+            self._log.warning("cancelled", **about(run), why=reason)
+            self._apply(run, life.Condemned(cancelled(reason)))
+            self.changed = True
+
+    def lease_lost(self, token: str) -> None:
+        """Renewal found that a lease is not ours any more."""
+        self._vouched.drop(token)
+        run = self._by_token.get(token)
+        if run is not None and not isinstance(run.state, life.Settling):
+            self._log.error("lease lost: the job is stopped, nothing of it is written", **about(run))
+            self._apply(run, life.LeaseLost())
+            self.changed = True
+
+    # ---- settling
 
     def _settle(self, run: Run, settlement: life.Settlement) -> None:
         self._notes.end(run, settlement)
         self._learn(run, settlement)
         if isinstance(settlement, life.Fail | life.RetryNow | life.RetryLater | life.Strike):
             self._log_cause(run, settlement.failure)
-        if run in self._waiting:
-            self._waiting.remove(run)
-        settle = Command(self._settle_op(run, settlement), lambda reply: self._settled(run, reply))
-        following = self._lease_behind(run)
-        self._commands.send(settle, *following)
+        self._seats.drop(run)
+        self._claim_seat(run, claims=True)
+        settle = Command(self._settle_op(run, settlement), lambda reply: self._settled(run, settlement, reply))
+        following = None if self.draining else self._leasing.behind(run, self.runs.values())
+        if following is None:
+            self._commands.send(settle)
+        else:
+            self._claim_seat(run, claims=False)  # its seat is that lease's
+            self._commands.send(settle, following)
+
+    def _claim_seat(self, run: Run, *, claims: bool) -> None:
+        """While a settle is unanswered its seat takes no lease but the one that was sent with it."""
+        self._by_key[run.queue].settling += claims - run.claims_seat
+        run.claims_seat = claims
 
     def _learn(self, run: Run, settlement: life.Settlement) -> None:
         """A container that was full teaches what the queue's jobs need; each that goes well takes a part of it back."""
@@ -350,59 +298,62 @@ class Control:
 
     def _settle_op(self, run: Run, settlement: life.Settlement) -> Op[Settled]:
         """Return the operation; what a stranger's fields make impossible to tell is left out, the outcome never."""
+        rules = self._rules[run.queue]
         try:
-            return settle_op(run, settlement)
+            return settle_op(run, settlement, rules)
         except Exception as error:  # noqa: BLE001 - one job's fields must not end the worker
             self._log.error("the job's own fields are left out of its outcome", **about(run), error=repr(error)[:500])
             bare = Failure("unreadable", f"its fields cannot be written back: {type(error).__name__}")
             run.forget_fields()
-            return settle_op(run, life.Fail(bare, None))
+            return settle_op(run, life.Fail(bare, None), rules)
 
-    def _lease_behind(self, run: Run) -> tuple[Command, ...]:
-        """Return the lease that goes with a settlement in one round trip, for the seat that falls free with it."""
-        child = self.crew.children.get(run.child) if run.child is not None else None
-        if (
-            self.draining
-            or (child is not None and not self._is_idle(child))
-            or (child is None and not self.crew.may_make)
-        ):
-            return ()
-        self._by_key[run.queue].held -= 1
-        served = self._next_queue()
-        self._by_key[run.queue].held += 1
-        if served is None:
-            return ()
-        run.seat_passed = True
-        return (self._lease_command(served),)
-
-    def _settled(self, run: Run, reply: str | HeavyqError) -> None:
-        if isinstance(reply, HeavyqError):
-            self._log.error("the outcome could not be written", **about(run), error=str(reply))
-        elif reply == "lost":
-            self._log.error("the lease was lost: nothing was written", **about(run))
-        elif reply == "refused":
-            self._log.error("the job has children that are not done: completing was refused", **about(run))
+    def _settled(self, run: Run, settlement: life.Settlement, reply: str | HeavyqError) -> None:
+        self._claim_seat(run, claims=False)
+        self.changed = True
         served = self._by_key[run.queue]
         served.may_have_work, served.due_ms = True, None  # its place in the queue changed: ask once more
+        match reply:
+            case "pending_children" | "failed_children":
+                refusal = CHILDREN_PENDING if reply == "pending_children" else CHILDREN_FAILED
+                self._apply(run, life.Refused(refusal))
+                return
+            case HeavyqError():
+                self._log.error("the outcome could not be written", **about(run), error=str(reply))
+            case "lost":
+                self._log.error("the lease was lost: nothing was written", **about(run))
+            case "settled":
+                if isinstance(settlement, life.HandBack) and settlement.limit_ms:
+                    served.asleep_until_s = monotonic_s() + settlement.limit_ms / 1000
+                    served.may_have_work = False
+                self._errands.follow(run, settlement)
         self._apply(run, life.Settled(lost=reply != "settled"))
-        self.changed = True
 
     def _release(self, run: Run) -> None:
         token = run.job.lease.token
         self._vouched.drop(token)
         self._by_token.pop(token, None)
         self.runs.pop(run.number, None)
-        if run in self._waiting:
-            self._waiting.remove(run)
+        self._seats.drop(run)
         self._by_key[run.queue].held -= 1
 
-    def lease_lost(self, token: str) -> None:
-        """Renewal found that a lease is not ours any more."""
-        self._vouched.drop(token)
-        run = self._by_token.get(token)
-        if run is not None and not isinstance(run.state, life.Settling):
-            self._log.error("lease lost: the job is stopped, nothing of it is written", **about(run))
-            self._apply(run, life.LeaseLost())
+    # ---- what waiters and the janitor say
+
+    def woken(self, key: QueueKey, popped: bool) -> None:
+        """A waiter came back: with the queue's marker, or because its time was over."""
+        self._leasing.woken(key, popped)
+
+    def swept(self, key: QueueKey, job_ids: Sequence[str]) -> None:
+        """The janitor put stalled jobs back to wait."""
+        served = self._by_key[key]
+        served.may_have_work = True
+        self.changed = True
+        if "stalled" in served.traits.hooks:
+            for job_id in job_ids:
+                self._commands.send(Command(find(key, job_id), partial(self._stalled, key)))
+
+    def _stalled(self, key: QueueKey, record: JobRecord | HeavyqError | None) -> None:
+        if isinstance(record, JobRecord):
+            self._errands.stalled(key, record)
             self.changed = True
 
     # ---- what children say
@@ -412,15 +363,19 @@ class Control:
         self.changed = True
 
     def child_said(self, child: ChildProcess, frame: Frame) -> None:
-        """A frame about the child's job. Of a run that is over, what is still on the way counts for nothing."""
-        run = self._run_of(child)
-        if run is None:
+        """A frame about a job of the child. Of a run that is over, what is still on the way counts for nothing."""
+        if frame.kind in wire.REPORTS:
+            run = self._run_in(child, frame.head["run"])
+            if run is not None:
+                self._reported(run, child, frame)
             return
-        if frame.kind in {wire.RESULT, wire.FAILURE}:
-            self._reported(run, child, frame)
+        if frame.kind == wire.HOOKED:
+            self._errands.over(child, frame.head)
+            self.changed = True
             return
         number, value = wire.split_run(frame.body)
-        if number != run.number:
+        run = self._run_in(child, number)
+        if run is None:
             return
         match frame.kind:
             case wire.PROGRESS:
@@ -428,32 +383,41 @@ class Control:
             case wire.LOG:
                 self._take_row(run, value.decode("utf-8", "replace"))
             case wire.CHECKPOINT:
+                run.moved_s = monotonic_s()
                 key = ("checkpoint", run.number)
                 self._commands.send_latest(key, lambda: checkpoint(run.job.lease, value))
             case _:
                 raise ProtocolError(f"unknown frame {frame.kind!r}")
 
     def child_printed(self, child: ChildProcess, line: str) -> None:
-        """A line of the child's stdout or stderr: to the worker's log and the job's."""
-        run = self._run_of(child)
-        if run is None:
+        """A line of the child's stdout or stderr: to the worker's log, and to the job's if it can be no other's."""
+        runs = [run for run in map(self.runs.get, _runs_of(child)) if run is not None]
+        if len(runs) != 1:
             self._log.info(line, child=child.number)
             return
-        self._log.info(line, **about(run))
-        self._take_row(run, line)
+        self._log.info(line, **about(runs[0]))
+        self._take_row(runs[0], line)
 
     def child_died(self, child: ChildProcess, death: Death) -> None:
         """A child is dead, reaped and drained."""
-        run = next((r for r in self.runs.values() if r.child == child.number), None)
-        if run is not None:
+        lost = [run for run in self.runs.values() if run.child == child.number]
+        for run in lost:
             used = Usage(
                 peak_rss_bytes=death.max_rss_bytes,
-                cpu_s=round(max(0.0, (death.cpu_s or 0.0) - child.cpu_told_s), 3),
+                cpu_s=round(max(0.0, (death.cpu_s or 0.0) - child.cpu_told_s), 3) if len(lost) == 1 else 0.0,
                 wall_s=round(monotonic_s() - run.leased_s, 3),
             )
             failure = self._accounts.cause(run, child, death)
             run.child = None
-            self._apply(run, life.ChildLost(failure, self._accounts.measured(run, used)))
+            usage = self._accounts.measured(run, used)
+            blame = _blame(child, run, len(lost))
+            if blame == "one of many" and isinstance(run.state, life.Running):
+                run.rows.append(
+                    f"heavyq: the child that this job shared with {len(lost) - 1} others died: {failure.detail}"
+                )
+                self._commands.send_latest(("log", run.number), partial(log_op, run))
+            self._apply(run, life.ChildLost(failure, usage, blame))
+        self._errands.child_died(child)
         self.changed = True
 
     def memory_exceeded(self, excess: Excess) -> None:
@@ -461,24 +425,30 @@ class Control:
         child = self.crew.children.get(excess.child)
         if child is None:
             return
-        run = self._run_of(child)
-        if run is not None and run.number == excess.run:
-            self._apply(run, life.MemoryExceeded(excess.failure))
-        elif child.meter is not None and not child.killed_by_us:
-            if excess.run is None and run is None:
+        meter = child.meter
+        runs = [run for run in map(self.runs.get, _runs_of(child)) if run is not None]
+        same = meter is not None and meter.run is not None and meter.run.run == excess.run
+        if runs and same and len(runs) == 1:
+            self._apply(runs[0], life.Condemned(excess.failure, at_once=True))
+        elif runs and same:  # which of them it is, nobody can tell
+            self._log.error("a child of several jobs is killed", child=child.number, why=excess.failure.detail)
+            self.crew.kill(child, excess.failure.detail)
+        elif meter is not None and not child.killed_by_us:
+            if excess.run is None and not _runs_of(child):
                 self._log.warning("an idle child is killed: the container is nearly full", child=child.number)
                 self.crew.kill(child, excess.failure.detail)
             else:
-                child.meter.thaw()  # the run that it was about is over
+                meter.thaw()  # the run that it was about is over
 
     def crowded(self, used_bytes: int, limit_bytes: int) -> None:
         """The container is nearly full, and no job of ours holds what would make room."""
         use, limit = memory.in_words(used_bytes), memory.in_words(limit_bytes)
         self._log.warning("the container is nearly full, and not by a job: none is begun", used=use, limit=limit)
 
-    def _run_of(self, child: ChildProcess) -> Run | None:
-        state = child.state
-        return self.runs.get(state.run) if isinstance(state, child_life.Ready) and state.run is not None else None
+    def _run_in(self, child: ChildProcess, number: object) -> Run | None:
+        """Return the run of this number, if this child has it: user code can write to our socket."""
+        run = self.runs.get(number) if isinstance(number, int) else None
+        return run if run is not None and run.child == child.number else None
 
     def _reported(self, run: Run, child: ChildProcess, frame: Frame) -> None:
         head = frame.head
@@ -487,18 +457,28 @@ class Control:
         child.cpu_told_s = cpu_total_s
         self._accounts.close(run, child, self.crew, clean=bool(head["clean"]))
         usage = self._accounts.measured(run, usage)
-        if frame.kind == wire.RESULT:
-            self._apply(run, life.Reported(frame.body, usage))
-        else:
-            stack = frame.body.decode("utf-8", "replace") or None
-            failure = Failure(head["reason"], head["detail"], stack=stack, evidence=head.get("evidence"))
-            self._apply(run, life.Raised(self._accounts.cause_told(run, child, failure), usage))
+        event = self._report(run, child, frame, usage)
         run.child = None  # from here on the child may have another run
-        if self._waiting or not run.seat_passed:  # else there is nothing to give out until Redis answers
+        self._apply(run, event)
+        if self._seats.waiting or run.claims_seat:  # else there is nothing to give out until Redis answers
             self.changed = True
+
+    def _report(self, run: Run, child: ChildProcess, frame: Frame, usage: Usage) -> life.RunEvent:
+        head: Mapping[str, Any] = frame.head
+        if frame.kind == wire.RESULT:
+            return life.Reported(frame.body, usage)
+        if frame.kind == wire.STOPPED:
+            return life.Stopped(usage)
+        if frame.kind == wire.LATER:
+            return life.Postponed(head["what"], head["delay_ms"], usage)
+        stack = frame.body.decode("utf-8", "replace") or None
+        failure = Failure(head["reason"], head["detail"], stack=stack, evidence=head.get("evidence"))
+        told = self._accounts.cause_told(run, child, failure)
+        return life.Raised(told, usage, final=bool(head.get("final")), retry_ms=head.get("retry_ms"))
 
     def _progressed(self, run: Run, value: bytes) -> None:
         run.progress = value
+        run.moved_s = monotonic_s()
         self._commands.send_latest(("progress", run.number), lambda: progress(run.job.lease, run.progress or b"0"))
 
     def _take_row(self, run: Run, row: str) -> None:
@@ -515,21 +495,21 @@ class Control:
             run.rows.append(f"heavyq: {failure.reason}: {failure.detail}")
             self._commands.send_latest(("log", run.number), lambda: log_op(run))
 
-    # ---- stopping
+    # ---- ending
 
     def drain(self) -> None:
         """Lease nothing more; children without a job go."""
         self.draining = True
-        for served in self.served:
-            if served.waiter:
-                served.waiter.stop()
-        for run in tuple(self._waiting):
-            self._apply(run, life.StopAsked())
+        self._leasing.stop()
+        for guest in tuple(self._seats.waiting):
+            if isinstance(guest, Run):
+                self._apply(guest, life.StopAsked())
+        self._errands.drain()
         self._retire_idle()
 
     def _retire_idle(self) -> None:
         for child in tuple(self.crew.children.values()):
-            idle = isinstance(child.state, child_life.Ready) and child.state.run is None
+            idle = isinstance(child.state, child_life.Ready) and not child.state.runs
             if idle or isinstance(child.state, child_life.Starting):
                 self.crew.apply(child, child_life.RetireAsked("the worker ends"))
 
@@ -537,6 +517,7 @@ class Control:
         """Stop what runs, and give it back."""
         for run in tuple(self.runs.values()):
             self._apply(run, life.StopAsked())
+        self._errands.stop()
 
     def last_words(self) -> list[Op[Settled]]:
         """Return what to tell Redis when the worker ends by a bug: outcomes that are known, else hand backs."""
@@ -549,7 +530,7 @@ class Control:
     @property
     def over(self) -> bool:
         """True when nothing is held, asked for, or left to be told to Redis."""
-        return not self.runs and self._asked == 0 and self._commands.idle
+        return not self.runs and not self._leasing.unanswered and self._errands.idle and self._commands.idle
 
     @property
     def nothing_left_to_do(self) -> bool:
@@ -557,20 +538,37 @@ class Control:
         return self.over and all(s.is_empty for s in self.served)
 
     def tick(self) -> None:
-        """Let time pass: wake what slept, take samples, try again what had to wait."""
+        """Let time pass: wake what slept, stop what is over its time, try again what had to wait."""
         now_s = monotonic_s()
-        for served in self.served:
-            if served.asleep_until_s and served.asleep_until_s <= now_s:
-                served.asleep_until_s = 0.0
-                served.may_have_work = True
+        self._leasing.tick()
+        self._look_at_clocks(now_s)
+        self._errands.tick(now_s)
         if self.draining:
             self._retire_idle()
         self.changed = True
 
 
-def _leaving(child: ChildProcess) -> bool:
-    """True for a child without a run that cannot take one either: it still holds its seat."""
-    state = child.state
-    if isinstance(state, child_life.Ready) and state.run is None:
-        return not state.clean or child.killed_by_us is not None or child.dead
-    return isinstance(state, child_life.Retiring)
+def _rules(served: Served) -> Rules:
+    settings = served.settings
+    return Rules(
+        memory_retry=settings.on_memory_limit == "retry",
+        strategy=served.traits.strategy,
+        starts_max=settings.max_started_attempts,
+        metrics_points=settings.metrics_points or 0,
+    )
+
+
+def _runs_of(child: ChildProcess) -> frozenset[int]:
+    """Return the numbers of the runs, and of the errands, that a child has."""
+    return child.state.runs if isinstance(child.state, child_life.Ready) else frozenset()
+
+
+def _blame(child: ChildProcess, run: Run, sharing: int) -> life.Blame:
+    """Tell whose fault a child's death is to this run, of the `sharing` that it had."""
+    if sharing == 1 or child.culprit == run.number:
+        return "its own"
+    return "one of many" if child.culprit is None else "another's"
+
+
+def _text(raw: bytes | None) -> str | None:
+    return None if raw is None else raw.decode("utf-8", "replace")

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import structlog
 
+from heavyq.bullmq.keys import QueueKey
 from heavyq.config import wants_traceback
 from heavyq.core import child as life
 from heavyq.core.memory import IDLE_WORTH_BYTES
@@ -48,12 +49,17 @@ _CLOSED_TICKS = 3  # a process that dies closes its files a while before its pid
 
 @dataclass(frozen=True, slots=True)
 class ChildKind:
-    """The child options of a queue. Children of equal kind serve any queue that needs it."""
+    """The child options of a queue. Children of equal kind serve any queue that needs it.
+
+    seats: how many jobs share a child. queue: of a child that is shared: it serves no other.
+    """
 
     nice: int
     oom_score_adj: int
     limits: life.ChildLimits
     start_method: Literal["fork", "spawn"] = "fork"
+    seats: int = 1
+    queue: QueueKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +168,7 @@ class Crew:
         workdir = self._base / f"child-{number}"
         try:
             workdir.mkdir(mode=0o700, parents=True)
-            child = ChildProcess(number, slot, kind, kind.limits, workdir, self._loop.now_s)
+            child = ChildProcess(number, slot, kind, kind.limits, workdir, self._loop.now_s, seats=kind.seats)
         except OSError as error:  # no space, no descriptors: tried again a few times
             self._count_failure(f"{type(error).__name__}: {error}")
             return
@@ -268,15 +274,15 @@ class Crew:
             return
         self._watch.add(child.meter)
 
-    def run_over(self, child: ChildProcess, own_bytes: int, *, clean: bool) -> tuple[life.Action, ...]:
-        """Its run has reported: it stays or is retired; return what was done."""
-        return self.apply(child, life.RunOver(clean, own_bytes))
+    def run_over(self, child: ChildProcess, run: int, own_bytes: int, *, clean: bool) -> tuple[life.Action, ...]:
+        """A run of it has reported: it stays or is retired; return what was done."""
+        return self.apply(child, life.RunOver(run, clean, own_bytes))
 
     # ---- decisions
 
     def apply(self, child: ChildProcess, event: life.ChildEvent) -> tuple[life.Action, ...]:
         """Let `core.child` decide, and perform; return what was done."""
-        child.state, actions = life.decide(child.state, event, self._loop.now_s, child.limits)
+        child.state, actions = life.decide(child.state, event, self._loop.now_s, child.limits, seats=child.seats)
         for action in actions:
             match action:
                 case life.AskExit():
@@ -451,4 +457,4 @@ def _kind(child: ChildProcess) -> ChildKind:
 def _fork_options(child: ChildProcess) -> Mapping[str, Any]:
     kind = _kind(child)
     group = child.group.path if child.group else None
-    return {"nice": kind.nice, "oom_score_adj": kind.oom_score_adj, "group": group}
+    return {"nice": kind.nice, "oom_score_adj": kind.oom_score_adj, "group": group, "seats": kind.seats}

@@ -37,7 +37,7 @@ class Janitor(Part):
         self,
         client: Client,
         queues: Sequence[Watched],
-        swept: Callable[[QueueKey], None],
+        swept: Callable[[QueueKey, Sequence[str]], None],
         inbox: Inbox,
         died: Callable[[Part, BaseException], None],
     ) -> None:
@@ -69,5 +69,5 @@ class Janitor(Part):
             return _RETRY_S
         if recovered:
             self._log.warning("stalled jobs went back to wait", queue=watched.queue.name, jobs=list(recovered))
-            self.inbox.post(self._swept, watched.queue)
+            self.inbox.post(self._swept, watched.queue, recovered)
         return watched.interval_s

@@ -26,11 +26,8 @@ class Notes:
 
     def begin(self, run: Run) -> None:
         """A job was leased: say so only if it cannot be run."""
-        facts = run.facts
-        if facts.unreadable:
-            self._log.error("job is unreadable", **about(run), why=facts.unreadable.detail)
-        elif facts.duty:
-            self._log.error("job needs a duty that is not built yet: delayed 60 s", **about(run), duty=facts.duty)
+        if run.facts.unreadable:
+            self._log.error("job is unreadable", **about(run), why=run.facts.unreadable.detail)
 
     def end(self, run: Run, settlement: life.Settlement) -> None:
         """Say how it ended."""
@@ -57,9 +54,15 @@ class Notes:
                     why=settlement.failure.detail,
                     strikes=settlement.strikes,
                 )
+            case life.HandBack() if settlement.limit_ms is not None:
+                self._log.info("met a rate limit, will be run again", **fields, after_s=settlement.limit_ms / 1000)
+            case life.HandBack() if settlement.strikes is not None:
+                self._log.warning("its child died beside other jobs: will be run again, alone", **fields)
             case life.HandBack():
                 self._log.warning("handed back", **fields)
-            case life.Defer():
-                pass  # told when it was leased
+            case life.Snooze():
+                self._log.info("snoozed", **fields, delay_s=settlement.delay_ms / 1000)
+            case life.WaitForChildren():
+                self._log.info("waits for its children", **fields)
             case _:
                 assert_never(settlement)

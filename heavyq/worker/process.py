@@ -31,17 +31,28 @@ _PIECES_MAX = 64  # of one sendmsg
 class ChildProcess:
     """One child as the supervisor holds it.
 
-    number: ours, never reused. slot: 0..N-1. kind: the child options it was made with. state: `core.child`'s.
+    number: ours, never reused. slot: 0..N-1. kind: the child options it was made with. state: `core.child`'s. seats:
+    how many jobs it can have at once. culprit: the run for which we have killed it, if it was for one.
     """
 
     def __init__(
-        self, number: int, slot: int, kind: Hashable, limits: ChildLimits, workdir: Path, now_s: float
+        self,
+        number: int,
+        slot: int,
+        kind: Hashable,
+        limits: ChildLimits,
+        workdir: Path,
+        now_s: float,
+        *,
+        seats: int = 1,
     ) -> None:
         self.number, self.slot, self.kind, self.limits, self.workdir = number, slot, kind, limits, workdir
         self.state: ChildState = Starting(now_s)
         self.pid: int | None = None
         self.pidfd: int | None = None
         self.killed_by_us: str | None = None
+        self.seats = seats
+        self.culprit: int | None = None
         self.zygote_pid: int | None = None  # of which it is a copy
         self.dead = False  # reaped; what is made of it may have to wait
         self.told_slow = False

@@ -76,11 +76,13 @@ class Renewal(Part):
         client: Client,
         vouched: Vouched,
         lost: Callable[[str], None],
+        cancelled: Callable[[str, str], None],
         inbox: Inbox,
         died: Callable[[Part, BaseException], None],
     ) -> None:
         super().__init__("renewal", inbox, died)
-        self._client, self._vouched, self._lost = client, vouched, lost
+        self._client, self._vouched = client, vouched
+        self._lost, self._cancelled = lost, cancelled
         self._log = structlog.get_logger().bind(thread="renewal")
 
     def work(self) -> None:
@@ -99,12 +101,14 @@ class Renewal(Part):
     def _renew_due(self, now_s: float) -> None:
         for (queue, lock_ms), held in self._vouched.due(now_s).items():
             try:
-                lost = self._client.run(renew(queue, [h.lease for h in held], lock_ms=lock_ms))
+                renewed = self._client.run(renew(queue, [h.lease for h in held], lock_ms=lock_ms))
             except RedisError as error:
                 self._log.warning("leases were not renewed; trying again", queue=queue.name, error=str(error))
                 continue
             for one in held:
-                if one.lease.token in lost:
+                if one.lease.token in renewed.lost:
                     self.inbox.post(self._lost, one.lease.token)
-                else:
-                    one.trusted_from_s = now_s
+                    continue
+                one.trusted_from_s = now_s
+                if one.lease.token in renewed.cancelled:
+                    self.inbox.post(self._cancelled, one.lease.token, renewed.cancelled[one.lease.token])

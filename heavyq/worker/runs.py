@@ -12,10 +12,11 @@ import functools
 import json
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
 
-from heavyq.bullmq.job_hash import Unreadable, append_trace, attempts_made, duty_not_built, strikes
+from heavyq.bullmq.job_hash import Unreadable, append_trace, attempts_made, strikes
 from heavyq.bullmq.keys import QueueKey
 from heavyq.bullmq.lease import LeasedJob
 from heavyq.bullmq.op import Op
@@ -26,9 +27,12 @@ from heavyq.bullmq.ops.fail import fail
 from heavyq.bullmq.ops.hand_back import hand_back
 from heavyq.bullmq.ops.log import log
 from heavyq.bullmq.ops.retry import retry
+from heavyq.bullmq.ops.wait_children import wait_children
 from heavyq.bullmq.options import Keep, WireOptions
+from heavyq.bullmq.parent import Parent, read_job_key
 from heavyq.core import run as life
-from heavyq.core.outcome import REASONS, Failure, Usage
+from heavyq.core.outcome import REASONS, STARTED_TOO_OFTEN, Failure, Usage, deferred
+from heavyq.core.retry import DELAY_MAX_MS
 from heavyq.errors import ProtocolError
 from heavyq.job import wire
 from heavyq.linux.clock import epoch_ms
@@ -46,8 +50,10 @@ _PROGRESS_SHOWN_MAX = 4096
 class Run:
     """One lease's life.
 
-    number: ours. child: the one that has the job. seat_passed: its seat went to a lease that was sent together
-    with its settlement. meter: what is measured of it, once it is in a child.
+    number: ours. child: the one that has the job. alone: it may share a child with no other. claims_seat: its outcome
+    has no answer yet, and its seat is not passed on. meter: what is measured of it, once it is in a child. stop_by_s:
+    when the child is killed if the job has not stopped, as it was told. until_s, moved_s: when its time is over; when
+    it last made progress.
     """
 
     number: int
@@ -57,7 +63,11 @@ class Run:
     state: life.RunState
     leased_s: float
     child: int | None = None
-    seat_passed: bool = False
+    alone: bool = False
+    claims_seat: bool = False
+    stop_by_s: float | None = None
+    until_s: float | None = None
+    moved_s: float = 0.0
     meter: RunMeter | None = None
     progress: bytes | None = None
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=_LAST_LINES))
@@ -67,10 +77,6 @@ class Run:
     @property
     def queue(self) -> QueueKey:
         return self.job.lease.queue
-
-    @property
-    def holds_seat(self) -> bool:
-        return not self.seat_passed
 
     def forget_fields(self) -> None:
         """Leave out of the outcome what others wrote into the job's hash, and what the job said."""
@@ -86,11 +92,23 @@ def _read_opts(raw: bytes) -> WireOptions:
     return _known_opts(raw) if len(raw) <= _KNOWN_OPTS_BYTES_MAX else WireOptions.read(raw)
 
 
-def read_job(job: LeasedJob, roll: float, *, memory_retry: bool = False) -> tuple[life.JobFacts, WireOptions]:
-    """Read what the decisions need from a job's hash.
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a queue's settings and functions mean for the decisions about its jobs.
 
-    roll: random in [0, 1), for the backoff's jitter. memory_retry: its queue lets a death by memory be run again.
+    memory_retry: a death by memory may be run again. strategy: it has a backoff strategy. starts_max: how often a job
+    may be started, whatever the reason; None: as often as it takes. metrics_points: for how many minutes ends are
+    counted.
     """
+
+    memory_retry: bool = False
+    strategy: bool = False
+    starts_max: int | None = None
+    metrics_points: int = 0
+
+
+def read_job(job: LeasedJob, roll: float, rules: Rules) -> tuple[life.JobFacts, WireOptions]:
+    """Read what the decisions need from a job's hash. roll: random in [0, 1), for the backoff's jitter."""
     fields = job.fields
     made = attempts_made(fields)
     raw_opts = fields.get(b"opts", b"")
@@ -99,26 +117,42 @@ def read_job(job: LeasedJob, roll: float, *, memory_retry: bool = False) -> tupl
             raise Unreadable("opts", f"{len(raw_opts)} bytes; at most {_OPTS_BYTES_MAX} are read")
         if b"name" not in fields or b"data" not in fields:
             raise Unreadable("name" if b"name" not in fields else "data", "the field is missing from the job's hash")
+        _check_parent(fields)
         opts = _read_opts(raw_opts)
     except Unreadable as error:
-        opts = WireOptions.read(b"{}")
         unreadable = Failure("unreadable", str(error))
-        return life.JobFacts(made, 0, None, roll, unreadable=unreadable, duty=duty_not_built(fields)), opts
-    deferred = fields.get(b"defa")
+        return life.JobFacts(made, 0, None, roll, unreadable=unreadable), WireOptions.read(b"{}")
     facts = life.JobFacts(
         made=made,
         attempts=opts.attempts,
         backoff=opts.backoff,
         roll=roll,
-        deferred=Failure("stalled", deferred.decode("utf-8", "replace")) if deferred else None,
-        duty=duty_not_built(fields),
+        deferred=_must_not_run(job, rules),
         strikes=strikes(fields),
-        memory_retry=memory_retry,
+        memory_retry=rules.memory_retry,
+        strategy=rules.strategy,
     )
     return facts, opts
 
 
-def settle_op(run: Run, settlement: life.Settlement) -> Op[Settled]:
+def _check_parent(fields: Mapping[bytes, bytes]) -> None:
+    """A child whose reference to its parent is broken is not run: nobody could keep that parent's books."""
+    raw, key = fields.get(b"parent"), fields.get(b"parentKey")
+    if raw is not None and Parent.read_field(raw) is None:
+        raise Unreadable("parent", "a JSON object with `id` and `queueKey` is expected")
+    if key is not None and read_job_key(key.decode("utf-8", "replace")) is None:
+        raise Unreadable("parentKey", "a job's full key is expected")
+
+
+def _must_not_run(job: LeasedJob, rules: Rules) -> Failure | None:
+    if told := job.fields.get(b"defa"):
+        return deferred(told.decode("utf-8", "replace"))
+    if rules.starts_max is not None and job.lease.started > rules.starts_max:
+        return STARTED_TOO_OFTEN
+    return None
+
+
+def settle_op(run: Run, settlement: life.Settlement, rules: Rules) -> Op[Settled]:
     """Return the one operation that ends the run."""
     lease, now_ms = run.job.lease, epoch_ms()
     match settlement:
@@ -129,6 +163,7 @@ def settle_op(run: Run, settlement: life.Settlement) -> Op[Settled]:
                 returnvalue=settlement.result,
                 keep=run.opts.remove_on_complete or Keep(),
                 usage=settlement.usage.to_json(lease.started),
+                metrics_points=rules.metrics_points,
             )
         case life.Fail():
             return fail(
@@ -136,42 +171,32 @@ def settle_op(run: Run, settlement: life.Settlement) -> Op[Settled]:
                 now_ms=now_ms,
                 keep=run.opts.remove_on_fail or Keep(),
                 attempts=run.opts.attempts,
+                metrics_points=rules.metrics_points,
                 **_why(run, settlement.failure, settlement.usage),
             )
         case life.RetryNow():
             return retry(lease, now_ms=now_ms, lifo=run.opts.lifo, **_why(run, settlement.failure, settlement.usage))
-        case life.RetryLater():
-            return delay(
-                lease,
-                now_ms=now_ms,
-                delay_ms=settlement.delay_ms,
-                burn_attempt=True,
-                **_why(run, settlement.failure, settlement.usage),
-            )
-        case life.Strike():
-            return delay(
-                lease,
-                now_ms=now_ms,
-                delay_ms=settlement.delay_ms,
-                burn_attempt=False,
-                strikes=settlement.strikes,
-                **_why(run, settlement.failure, settlement.usage),
-            )
-        case life.Defer():
-            return delay(
-                lease,
-                now_ms=now_ms,
-                delay_ms=settlement.delay_ms,
-                burn_attempt=False,
-                failed_reason=None,
-                stacktrace=None,
-                failure=None,
-                usage=None,
-            )
+        case life.RetryLater() | life.Strike() | life.Snooze():
+            return _delay(run, settlement, now_ms)
+        case life.WaitForChildren():
+            return wait_children(lease, now_ms=now_ms, usage=settlement.usage.to_json(lease.started))
         case life.HandBack():
-            return hand_back(lease, now_ms=now_ms, usage=None)
+            return hand_back(lease, now_ms=now_ms, usage=None, strikes=settlement.strikes, limit_ms=settlement.limit_ms)
         case _:
             assert_never(settlement)
+
+
+def _delay(run: Run, settlement: life.RetryLater | life.Strike | life.Snooze, now_ms: int) -> Op[Settled]:
+    told: dict[str, Any]
+    if isinstance(settlement, life.Snooze):
+        usage = settlement.usage.to_json(run.job.lease.started)
+        told = {"failed_reason": None, "stacktrace": None, "failure": None, "usage": usage}
+    else:
+        told = _why(run, settlement.failure, settlement.usage)
+    if isinstance(settlement, life.Strike):
+        told["strikes"] = settlement.strikes
+    burns = isinstance(settlement, life.RetryLater)
+    return delay(run.job.lease, now_ms=now_ms, delay_ms=settlement.delay_ms, burn_attempt=burns, **told)
 
 
 def log_op(run: Run) -> Op[bool] | None:
@@ -218,13 +243,26 @@ def _refuse(word: str) -> Any:
 def check_report(run: Run, frame: Frame) -> tuple[Usage, float]:
     """Return what a report says was used. Raises if it is none of ours: user code can write to our socket."""
     head, told = frame.head, frame.head["usage"]
-    if head["run"] != run.number:
-        raise ProtocolError(f"a report of run {head['run']} while {run.number} is running")
     numbers = (told["peak_rss_bytes"], told["cpu_s"], told["wall_s"], head["cpu_total_s"])
     if not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
         raise ProtocolError("a report whose usage is no numbers")
-    if frame.kind == wire.FAILURE and not (head["reason"] in REASONS and isinstance(head["detail"], str)):
+    if frame.kind == wire.FAILURE:
+        _check_failure(head)
+    if frame.kind == wire.LATER and not (head["what"] in wire.LATER_KINDS and _is_delay(head["delay_ms"], least=0)):
+        raise ProtocolError("a job that is to run later, and nobody knows when")
+    if frame.kind == wire.STOPPED and run.stop_by_s is None:
+        raise ProtocolError("a job that has stopped and was not told to")
+    return Usage(*numbers[:3]), numbers[3]
+
+
+def _check_failure(head: Mapping[str, Any]) -> None:
+    if not (head["reason"] in REASONS and isinstance(head["detail"], str)):
         raise ProtocolError("a failure without a reason that we know")
     if not isinstance(head.get("evidence"), dict | None):
         raise ProtocolError("a failure whose evidence is no object")
-    return Usage(*numbers[:3]), numbers[3]
+    if not (head.get("retry_ms") is None or _is_delay(head["retry_ms"], least=-1)):
+        raise ProtocolError("a failure whose retry_ms is no number")
+
+
+def _is_delay(value: object, *, least: int) -> bool:
+    return type(value) is int and least <= value <= DELAY_MAX_MS

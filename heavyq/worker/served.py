@@ -15,6 +15,19 @@ from heavyq.worker.waiter import Waiter
 _EMPTY_TRUST_S = 0.5  # how long a queue that was found empty, and is not waited for, counts as empty
 
 
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What the worker has to know of a queue's functions, which only children can call.
+
+    is_async: its jobs share children. hooks: the events that its `@on` functions want. strategy: it has a backoff
+    strategy of its own.
+    """
+
+    is_async: bool = False
+    hooks: frozenset[str] = frozenset()
+    strategy: bool = False
+
+
 @dataclass(slots=True)
 class Served:
     """A queue that this worker serves.
@@ -23,13 +36,15 @@ class Served:
     delayed job is due. asleep_until_s: it is rate limited until then. empty_since_s: when a lease found nothing.
     marker_taken: its marker was popped, and nobody has leased since. has_room: its next job would fit in memory.
     blocked_since_s: since when it has had no room. asked: leases without an answer. need_bytes: what its jobs are taken
-    to need since the container was full.
+    to need since the container was full. settling: jobs whose outcome Redis has not answered yet; each still holds a
+    seat. asked_work_s: when it was last asked whether there is work. traits: what its functions are.
     """
 
     key: QueueKey
     settings: QueueSettings
     kind: ChildKind
     limit: int
+    traits: Traits = Traits()
     waiter: Waiter | None = None
     held: int = 0
     may_have_work: bool = True
@@ -42,6 +57,8 @@ class Served:
     asked: int = 0
     need_bytes: int = 0
     seen_work_s: float = 0.0
+    settling: int = 0
+    asked_work_s: float = 0.0
 
     def worth_asking(self, now_s: float) -> bool:
         """True when a lease may find a job: there is work as far as is known, or nobody has looked for a while.

@@ -282,7 +282,7 @@ class Supervisor:
         inbox = self._loop.inbox
         vouched = Vouched()
         commands = Commands(self._client(), inbox, self._part_died)
-        kinds = kinds_of(self._catalogue.queues)
+        kinds = kinds_of(self._catalogue.queues, self._catalogue.traits)
         served = [self._serve(key, settings, kinds[key]) for key, settings in self._catalogue.queues.items()]
         self._commands = commands
         self._control = control = Control(
@@ -290,13 +290,13 @@ class Supervisor:
             commands,
             vouched,
             self._accounts,
+            self._crew,
             worker_id=self._worker_id,
             name=self._settings.name,
             concurrency=self._catalogue.concurrency,
             budget_bytes=self._budget_bytes,
             budget_is_set=self._settings.memory_budget is not None,
         )
-        control.crew = self._crew
         self._crew.concurrency = self._catalogue.concurrency
         for one in served:
             client = self._client(self._shown_as(one.key))
@@ -305,7 +305,7 @@ class Supervisor:
         watched = [Watched(s.key, s.settings.stalled_interval_s, s.settings.max_stalled_count) for s in served]
         self._start(
             commands,
-            Renewal(self._client(), vouched, control.lease_lost, inbox, self._part_died),
+            Renewal(self._client(), vouched, control.lease_lost, control.cancel_asked, inbox, self._part_died),
             Janitor(self._client(), watched, control.swept, inbox, self._part_died),
             *(s.waiter for s in served if s.waiter),
         )
@@ -351,8 +351,8 @@ class Supervisor:
         return None
 
     def _serve(self, key: QueueKey, settings: QueueSettings, kind: ChildKind) -> Served:
-        limit = self._catalogue.concurrency if settings.concurrency is None else settings.concurrency
-        return Served(key, settings, kind, limit)
+        limit = self._catalogue.concurrency * kind.seats if settings.concurrency is None else settings.concurrency
+        return Served(key, settings, kind, limit, self._catalogue.traits[key])
 
     # ---- ending
 

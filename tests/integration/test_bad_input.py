@@ -103,9 +103,13 @@ MODULES = {
     ),
     "KeyboardInterrupt": ("raise KeyboardInterrupt", "KeyboardInterrupt ({folder}/app.py:1)"),
     "syntax error": ("x = 1\ndef f(:\n", "SyntaxError: invalid syntax ({folder}/app.py:2)"),
-    "async def processor": (
-        WORKS.replace("def work", "async def work"),
-        "work (a processor of queue q) is `async def`: not built yet; use `def`",
+    "processor that is an async generator": (
+        WORKS.replace("def work(job): return", "async def work(job): yield"),
+        "work (a processor of queue q) is an async generator: return the result",
+    ),
+    "@around_job without @contextmanager": (
+        f"{WORKS}from heavyq import around_job\n@around_job\ndef timed(job):\n    yield\n",
+        "timed (@around_job) makes no context manager: put @contextmanager below it",
     ),
     "async def hook": (
         hook("preload", "pass", "async def"),

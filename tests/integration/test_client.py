@@ -17,7 +17,7 @@ from heavyq.bullmq.keys import QueueKey
 from heavyq.bullmq.op import Op
 from heavyq.bullmq.scripts import SHARED, script
 from heavyq.errors import ProtocolError, RedisRefused, RedisReplyError, RedisUnavailable
-from heavyq.store import client as client_module
+from heavyq.store import trip
 from heavyq.store.client import Client
 from heavyq.store.connect import check_server
 from tests.support.eventually import eventually, let_pass
@@ -80,7 +80,7 @@ def test_a_script_that_does_not_compile_says_so(client: Client, q: QueueKey, mon
         text = b"this is no Lua" if verb == "wake" else real(verb).text
         return type(real(verb))(verb, text, "0" * 40 if verb == "wake" else real(verb).sha)
 
-    monkeypatch.setattr(client_module, "script", spoiled)
+    monkeypatch.setattr(trip, "script", spoiled)
     error, result = client.run_many([ops.wake(q), ops.counts(q)])
     assert isinstance(error, RedisReplyError)
     assert "compil" in str(error)

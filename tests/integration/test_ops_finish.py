@@ -140,6 +140,7 @@ def test_earlier_failure_stays_beside_the_result(rig):
 @both
 @pytest.mark.parametrize("suffix", ["dependencies", "unsuccessful"])
 def test_parent_with_open_children_cannot_complete_but_fail(rig, verb, finished, suffix):
+    # conformance: C-138
     rig.add()
     lease = rig.lease()
     if suffix == "dependencies":
@@ -148,7 +149,7 @@ def test_parent_with_open_children_cannot_complete_but_fail(rig, verb, finished,
         rig.raw.zadd(rig.key("1:unsuccessful"), {"bull:q:7": 1})
     before = rig.dump()
     if verb == "complete":
-        assert rig.settle(verb, lease) == "refused"
+        assert rig.settle(verb, lease) == ("pending_children" if suffix == "dependencies" else "failed_children")
         assert rig.dump() == before
         rig.raw.delete(rig.key(f"1:{suffix}"))
     assert rig.settle(verb, lease) == "settled"
@@ -272,16 +273,21 @@ def test_at_most_1000_go_in_one_finish(rig, verb, finished, keep):
 
 
 @both
-def test_job_that_its_parent_still_waits_for_is_kept(rig, verb, finished):
+def test_retention_takes_a_job_from_the_parent_that_still_waits_for_it(rig, verb, finished):
     finish_many(rig, verb, 4)
-    parent = "bull:parents:p"
-    rig.raw.hset(rig.key("1"), "parentKey", rig.key("p"))
-    rig.raw.sadd(rig.key("p:dependencies"), rig.key("1"))
-    rig.raw.hset(rig.key("2"), "parentKey", parent)  # another queue's, and not waited for
+    for parent, child in (("p", "1"), ("one", "2")):
+        rig.raw.hset(rig.key(parent), mapping={"name": "parent", "priority": 7 if parent == "p" else 0})
+        rig.raw.hset(rig.key(child), "parentKey", rig.key(parent))
+        rig.raw.sadd(rig.key(f"{parent}:dependencies"), rig.key(child), *([] if parent == "p" else ["bull:q:x"]))
+        rig.raw.zadd(rig.key("waiting-children"), {parent: 1})
+    rig.raw.hset(rig.key("3"), "parentKey", "bull:gone:p")
+    rig.raw.hset(rig.key("4"), "parentKey", "broken")
     rig.add()
     rig.settle(verb, rig.lease(), keep=Keep(1))
-    assert list(rig.zset(finished)) == ["1", "5"]
-    assert rig.exists("1")
+    assert list(rig.zset(finished)) == ["5"]
+    assert rig.raw.smembers(rig.key("one:dependencies")) == {b"bull:q:x"}
+    assert rig.zset("waiting-children") == {"one": 1.0}
+    assert list(rig.zset("prioritized")) == ["p"]
 
 
 def test_fractional_count_is_rounded_down(rig):
@@ -401,6 +407,7 @@ def test_job_kept_back_goes_where_its_options_say(rig, opts, place):
 
 def test_job_kept_back_keeps_its_parent_and_its_scheduler(rig):
     parent = {"pk": rig.key("p"), "pd": '{"id":"p"}', "pdk": rig.key("p:dependencies"), "rjk": "s"}
+    rig.raw.hset(rig.key("p"), "name", "parent")
     rig.settle("complete", owner_of(rig, name="k", data="1", opts="{}", jid="k", **parent))
     assert rig.hash("k").items() >= {"parentKey": rig.key("p"), "parent": '{"id":"p"}', "rjk": "s"}.items()
     assert rig.raw.smembers(rig.key("p:dependencies")) == {rig.key("k").encode()}

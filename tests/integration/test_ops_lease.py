@@ -340,7 +340,7 @@ def test_id_that_is_no_utf8_is_leased_and_settled(rig):
     rig.raw.hset(rig.key("").encode() + b"\xff\xfe", mapping={"name": "a", "data": "{}"})
     rig.raw.rpush(rig.key("wait"), b"\xff\xfe")
     lease = rig.lease()
-    assert rig.run(ops.renew(rig.q, [lease], lock_ms=1000)) == ()
+    assert rig.run(ops.renew(rig.q, [lease], lock_ms=1000)).lost == ()
     assert rig.settle("complete", lease) == "settled"
     assert rig.raw.zrange(rig.key("completed"), 0, -1) == [b"\xff\xfe"]
 

@@ -78,7 +78,7 @@ def test_renewal_between_two_looks_saves_the_job(rig):
     lease = rig.lease()
     rig.expire_lock("1")
     rig.sweep()
-    assert rig.run(ops.renew(rig.q, [lease], lock_ms=30_000)) == ()
+    assert rig.run(ops.renew(rig.q, [lease], lock_ms=30_000)).lost == ()
     rig.expire_lock("1")
     assert rig.sweep() == (), "it has to be seen anew"
     assert rig.sweep() == ("1",)

@@ -10,6 +10,8 @@ import pytest
 
 from heavyq.bullmq.keys import QueueKey
 from tests.interop.node import GENERATIONS, HERE, Node, NodeQueue, why_missing
+from tests.interop.record import Recorder
+from tests.interop.trees import Trees
 from tests.interop.twins import Twins
 from tests.support.ops import Rig
 
@@ -21,6 +23,22 @@ if TYPE_CHECKING:
     from heavyq.store.client import Client
     from tests.support.valkey import Valkey
     from tests.support.worker import Worker
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record", action="store_true", help="write what these tests saw to tests/interop/results.json")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("record", default=False):
+        config.pluginmanager.register(Recorder(), "interop-record")
+
+
+def note_version(config: pytest.Config, name: str, version: str) -> None:
+    """Say what the tests ran with, for the page of results."""
+    recorder = config.pluginmanager.get_plugin("interop-record")
+    if isinstance(recorder, Recorder):
+        recorder.versions[name] = version
 
 
 def needs_node() -> None:
@@ -36,6 +54,7 @@ def node(request: pytest.FixtureRequest, valkey: Valkey, tmp_path_factory: pytes
     """A process with real BullMQ that all tests share; each test runs with both generations."""
     needs_node()
     with Node(request.param, valkey.url, tmp_path_factory.mktemp("node") / "stderr.log") as process:
+        note_version(request.config, request.param, process.version)
         yield process
 
 
@@ -78,6 +97,19 @@ def twins(node: Node, client: Client, raw: redis.Redis, prefix: str) -> Iterator
         errors = queue("errors")
     finally:
         queue("close")
+        node.call("clock", now=None)
+    assert errors == []
+
+
+@pytest.fixture
+def trees(node: Node, client: Client, raw: redis.Redis, prefix: str) -> Iterator[Trees]:
+    """Two queues, `par` and `chi`, each once for Node and once for heavyq, that get the same adds on one clock."""
+    grown = Trees(node, client, raw, prefix, ("par", "chi"))
+    errors = []
+    try:
+        yield grown
+    finally:
+        errors = grown.close()
         node.call("clock", now=None)
     assert errors == []
 

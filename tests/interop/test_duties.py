@@ -127,6 +127,7 @@ def test_a_parent_failed_by_its_child_is_failed_by_heavyq_without_running(
 
 
 def test_a_plain_deduplication_id_is_let_go_at_the_end(bull: NodeQueue, heavyq_worker: StartWorker, ours: Rig) -> None:
+    # conformance: C-114
     bull("startEvents")
     first = bull.add({"ms": 300}, deduplication={"id": "d"})
     second = bull.add({"ms": 300}, deduplication={"id": "t", "ttl": 60_000})
@@ -140,6 +141,7 @@ def test_a_plain_deduplication_id_is_let_go_at_the_end(bull: NodeQueue, heavyq_w
 def test_the_last_add_kept_back_while_heavyq_runs_the_first_is_requeued(
     bull: NodeQueue, heavyq_worker: StartWorker, ours: Rig
 ) -> None:
+    # conformance: C-120
     keep = {"id": "d", "keepLastIfActive": True}
     first = bull.add({"ms": 3000}, deduplication=keep)
     heavyq_worker()

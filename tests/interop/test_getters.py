@@ -41,12 +41,14 @@ def fill(ours: Rig) -> None:
 
 
 def test_counts_states_and_pages_agree(bull: NodeQueue, ours: Rig) -> None:
+    # conformance: C-158 C-159 C-169
     fill(ours)
     bull("addFlow", flow={"name": "p", "queueName": ours.q.name, "children": [{"name": "c", "queueName": ours.q.name}]})
     _agree(bull, ours)
 
 
 def test_counts_states_and_pages_agree_while_paused(bull: NodeQueue, ours: Rig) -> None:
+    # conformance: C-158 C-159 C-169
     ours.meta(version=f"bullmq:{bull.node.version}")
     fill(ours)
     bull("pause")
@@ -81,6 +83,7 @@ def _page(ours: Rig, state: str, **options: Any) -> tuple[JobRecord, ...]:
 
 
 def test_node_reads_every_field_of_heavyqs_jobs(bull: NodeQueue, ours: Rig) -> None:
+    # conformance: C-061
     options = {
         "attempts": 4,
         "backoff": {"type": "exponential", "delay": 1000, "jitter": 0.5},

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def test_jobs_run_in_the_order_they_were_added(twins: Twins) -> None:
+    # conformance: C-013 C-031 C-032 C-048 C-050 C-175
     for number in range(3):
         twins.add({"n": number}, name=f"n{number}")
         twins.later(1)
@@ -30,6 +31,7 @@ def test_jobs_run_in_the_order_they_were_added(twins: Twins) -> None:
 
 @pytest.mark.parametrize("data", [None, {}, [], 'text "quoted" é ☃ 😀 /', 0, 1.5, True, {"a": {"b": [None, 1]}}])
 def test_payload_and_result_of_any_json(twins: Twins, data: object) -> None:
+    # conformance: C-022 C-045
     twins.add(data)
     twins.complete(twins.fetch(), data)
 
@@ -43,6 +45,7 @@ def test_every_option_is_stored_under_bullmqs_name(twins: Twins) -> None:
 
 
 def test_lifo_runs_next(twins: Twins) -> None:
+    # conformance: C-014
     for number in range(3):
         twins.add({"n": number})
     last = twins.add(lifo=True)
@@ -50,6 +53,7 @@ def test_lifo_runs_next(twins: Twins) -> None:
 
 
 def test_priorities_in_order_and_first_come_first_served_inside_one(twins: Twins) -> None:
+    # conformance: C-031 C-049
     for priority in (5, 1, 5, 2_097_151, 1, 0):
         options: dict[str, Any] = {"priority": priority} if priority else {}
         twins.add({"n": priority}, **options)
@@ -80,6 +84,7 @@ def test_markers_are_set_again_after_they_were_popped(twins: Twins) -> None:
 
 
 def test_custom_ids_and_duplicates(twins: Twins) -> None:
+    # conformance: C-019
     twins.add({"n": 1}, jobId="one")
     twins.add({"n": 2}, jobId="one")  # waits already
     twins.add({"n": 3})
@@ -99,6 +104,7 @@ def test_ids_and_names_of_any_text(twins: Twins) -> None:
 
 
 def test_delayed_jobs_come_due(twins: Twins) -> None:
+    # conformance: C-039
     twins.add(delay=1000)
     twins.add(delay=500, priority=3)
     twins.add(delay=500)
@@ -114,6 +120,7 @@ def test_delayed_jobs_come_due(twins: Twins) -> None:
 
 
 def test_delayed_jobs_of_one_millisecond_keep_their_order(twins: Twins) -> None:
+    # conformance: C-028
     for number in range(5):
         twins.add({"n": number}, delay=100)
     twins.add(delay=99)
@@ -122,12 +129,14 @@ def test_delayed_jobs_of_one_millisecond_keep_their_order(twins: Twins) -> None:
 
 
 def test_timestamp_of_the_producer_is_the_base_of_its_delay(twins: Twins) -> None:
+    # conformance: C-025
     twins.add(timestamp=twins.ours.now - 400, delay=500)
     twins.later(100)
     twins.complete(twins.fetch())
 
 
 def test_final_failure_without_attempts(twins: Twins) -> None:
+    # conformance: C-066
     twins.add()
     twins.later(5)
     held = twins.fetch()
@@ -137,6 +146,7 @@ def test_final_failure_without_attempts(twins: Twins) -> None:
 
 @pytest.mark.parametrize("attempts", [0, 1, 2, 3])
 def test_retries_at_once_until_the_last(twins: Twins, attempts: int) -> None:
+    # conformance: C-067
     twins.add(attempts=attempts)
     twins.add()  # a neighbour, before which a retry does not run
     runs = 0
@@ -151,6 +161,7 @@ def test_retries_at_once_until_the_last(twins: Twins, attempts: int) -> None:
 
 
 def test_retry_of_lifo_and_prioritized_jobs(twins: Twins) -> None:
+    # conformance: C-067 C-068
     twins.add()
     twins.add(attempts=2, lifo=True)
     twins.fail(twins.fetch())
@@ -173,6 +184,7 @@ def test_retry_of_lifo_and_prioritized_jobs(twins: Twins) -> None:
     ],
 )
 def test_backoff(twins: Twins, backoff: object, delays: list[int]) -> None:
+    # conformance: C-069 C-070
     twins.add(attempts=4, backoff=backoff, priority=2)
     for delay_ms in delays:
         twins.fail(twins.fetch())
@@ -185,6 +197,7 @@ def test_backoff(twins: Twins, backoff: object, delays: list[int]) -> None:
 
 
 def test_stack_traces_are_kept_to_their_limit(twins: Twins) -> None:
+    # conformance: C-064 C-065
     limits: list[dict[str, Any]] = [{}, {"stackTraceLimit": 2}, {"stackTraceLimit": 0}]
     for limit in limits:
         twins.add(attempts=3, **limit)
@@ -193,6 +206,7 @@ def test_stack_traces_are_kept_to_their_limit(twins: Twins) -> None:
 
 
 def test_unrecoverable_failure_ignores_the_attempts_left(twins: Twins) -> None:
+    # conformance: C-074
     twins.add(attempts=5, backoff={"type": "fixed", "delay": 1000})
     twins.fail(twins.fetch(), "never", unrecoverable=True)
 
@@ -207,6 +221,7 @@ def test_due_jobs_are_promoted_by_a_retry(twins: Twins) -> None:
 
 
 def test_move_to_delayed_burns_no_attempt(twins: Twins) -> None:
+    # conformance: C-076
     twins.add(attempts=2)
     twins.delay(twins.fetch(), 700)
     twins.later(700)
@@ -215,6 +230,7 @@ def test_move_to_delayed_burns_no_attempt(twins: Twins) -> None:
 
 
 def test_hand_back_goes_to_the_head_and_burns_no_attempt(twins: Twins) -> None:
+    # conformance: C-077
     twins.add()
     twins.add()
     twins.hand_back(twins.fetch())
@@ -224,6 +240,7 @@ def test_hand_back_goes_to_the_head_and_burns_no_attempt(twins: Twins) -> None:
 
 
 def test_hand_back_of_a_prioritized_job_goes_before_its_priority(twins: Twins) -> None:
+    # conformance: C-077
     for _ in range(2):
         twins.add(priority=3)
     held = twins.fetch()
@@ -233,6 +250,7 @@ def test_hand_back_of_a_prioritized_job_goes_before_its_priority(twins: Twins) -
 
 
 def test_progress_and_logs(twins: Twins) -> None:
+    # conformance: C-060 C-061
     twins.add(keepLogs=2)
     held = twins.fetch()
     for value in (0, 12.5, 100, "half", {"frame": 3, "of": {"x": [1]}}, True):
@@ -243,6 +261,7 @@ def test_progress_and_logs(twins: Twins) -> None:
 
 
 def test_retention_by_count(twins: Twins) -> None:
+    # conformance: C-054
     for _ in range(5):
         twins.add(removeOnComplete=2, removeOnFail=1)
     for number in range(5):
@@ -257,6 +276,7 @@ def test_retention_by_count(twins: Twins) -> None:
 
 
 def test_retention_keeps_nothing(twins: Twins) -> None:
+    # conformance: C-053
     twins.add(removeOnComplete=True, removeOnFail=True)
     held = twins.fetch()
     twins.log(held, "a row")
@@ -287,6 +307,7 @@ def test_retention_by_age_and_count(twins: Twins) -> None:
 
 
 def test_renewal_clears_the_suspicion(twins: Twins) -> None:
+    # conformance: C-091
     twins.add()
     held = twins.fetch()
     twins.sweep()
@@ -310,6 +331,7 @@ def test_stalled_job_goes_back_at_the_second_look(twins: Twins) -> None:
 
 
 def test_stalled_prioritized_job_runs_next(twins: Twins) -> None:
+    # conformance: C-089
     twins.add(priority=5)
     held = twins.fetch()
     twins.add(priority=1)
@@ -343,6 +365,7 @@ def test_stall_check_of_the_first_stall_when_none_is_allowed(twins: Twins) -> No
 
 
 def test_paused_queue_takes_jobs_but_starts_none(twins: Twins) -> None:
+    # conformance: C-098 C-099 C-104
     twins.meta(version=f"bullmq:{twins.bull.node.version}")
     twins.add(attempts=2)
     held = twins.fetch()
@@ -360,6 +383,7 @@ def test_paused_queue_takes_jobs_but_starts_none(twins: Twins) -> None:
 
 
 def test_hand_back_and_stall_into_a_paused_queue(twins: Twins) -> None:
+    # conformance: C-094
     twins.meta(version=f"bullmq:{twins.bull.node.version}")
     for _ in range(3):
         twins.add()
@@ -403,6 +427,7 @@ def test_global_rate_limit_is_counted(twins: Twins) -> None:
 
 
 def test_limit_of_the_event_stream_is_the_queues(twins: Twins) -> None:
+    # conformance: C-058
     twins.meta(**{"opts.maxLenEvents": "50"})
     for _ in range(60):
         twins.add()
@@ -414,6 +439,7 @@ def test_limit_of_the_event_stream_is_the_queues(twins: Twins) -> None:
     "kept", [{}, {"priority": 2}, {"delay": 50}, {"lifo": True}, {"jobId": "own"}, {"attempts": 2}]
 )
 def test_the_last_add_of_a_deduplication_id_is_kept_while_its_owner_runs(twins: Twins, kept: dict[str, Any]) -> None:
+    # conformance: C-120
     last = {"id": "d", "keepLastIfActive": True}
     twins.add_by_node({"n": 1}, deduplication=last)
     twins.add()
@@ -444,6 +470,7 @@ def test_deduplication_with_a_time_to_live_outlives_its_job(twins: Twins) -> Non
 
 
 def test_a_deduplication_id_is_kept_through_retries(twins: Twins) -> None:
+    # conformance: C-114
     twins.add_by_node(attempts=2, deduplication={"id": "d"})
     twins.fail(twins.fetch())
     twins.add_by_node(deduplication={"id": "d"})

@@ -33,6 +33,7 @@ def jobs(q: QueueKey, valkey: Valkey) -> Iterator[JobQueue]:
 
 
 def test_a_node_worker_completes_what_heavyq_added(bull: NodeQueue, jobs: JobQueue) -> None:
+    # conformance: C-011 C-022
     bull("startWorker")
     values = [None, True, 0, 12.5, 'text "é" ☃ 😀 \n/', [], [1, [None]], {"a": {"b": [1, "two"]}}]
     added = [jobs.add("echo", value, remove_on_complete=False) for value in values]
@@ -90,6 +91,7 @@ def test_node_sees_the_options_that_heavyq_stored(bull: NodeQueue, jobs: JobQueu
 
 def test_what_heavyq_adds_is_what_node_adds(bull: NodeQueue, jobs: JobQueue, ours: Rig) -> None:
     """The whole of a job, field by field, with the profile's defaults given to Node too."""
+    # conformance: C-012
     options: list[tuple[dict[str, Any], dict[str, Any]]] = [
         ({}, {}),
         ({"lifo": True}, {"lifo": True}),
@@ -113,6 +115,7 @@ def test_what_heavyq_adds_is_what_node_adds(bull: NodeQueue, jobs: JobQueue, our
 
 
 def test_a_bulk_keeps_its_order(bull: NodeQueue, jobs: JobQueue) -> None:
+    # conformance: C-021
     added = jobs.add_bulk([("n", {"n": n}) for n in range(100)])
     assert bull("ids", state="waiting", asc=True) == [job.id for job in added]
 
@@ -125,6 +128,7 @@ def test_ids_of_both_producers_are_one_sequence(bull: NodeQueue, jobs: JobQueue)
 
 
 def test_an_id_of_ones_own_is_taken_once_by_either(bull: NodeQueue, jobs: JobQueue) -> None:
+    # conformance: C-020
     assert jobs.add({"by": "heavyq"}, job_id="a").added
     assert bull.add({"by": "node"}, jobId="a") == "a"
     assert bull.find("a")["data"] == {"by": "heavyq"}
@@ -135,6 +139,7 @@ def test_an_id_of_ones_own_is_taken_once_by_either(bull: NodeQueue, jobs: JobQue
 
 
 def test_priorities_of_both_producers_are_one_order(bull: NodeQueue, jobs: JobQueue) -> None:
+    # conformance: C-015
     first = bull.add(priority=5)
     ids = [jobs.add({}, priority=5).id, bull.add(priority=5), jobs.add({}, priority=1).id, jobs.add({}).id]
     bull("startWorker")
@@ -143,6 +148,7 @@ def test_priorities_of_both_producers_are_one_order(bull: NodeQueue, jobs: JobQu
 
 
 def test_an_idle_node_worker_is_woken_by_what_heavyq_adds(bull: NodeQueue, jobs: JobQueue) -> None:
+    # conformance: C-016
     bull("startWorker", opts={"drainDelay": 30})
     warm = bull.add()
     eventually(lambda: bull.state(warm) == "completed", 10, "completed")
@@ -154,6 +160,7 @@ def test_an_idle_node_worker_is_woken_by_what_heavyq_adds(bull: NodeQueue, jobs:
 
 
 def test_a_delayed_and_prioritized_job_is_promoted_by_node(bull: NodeQueue, jobs: JobQueue) -> None:
+    # conformance: C-017
     bull("startEvents")
     job = jobs.add({}, delay=0.2, priority=3, remove_on_complete=False)
     due_ms = bull.find(job.id)["timestamp"] + 200

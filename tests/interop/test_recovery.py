@@ -23,6 +23,7 @@ QUICK = {"lockDuration": 1500, "stalledInterval": 200}
 def test_a_killed_node_worker_is_recovered_by_heavyq(
     bull: NodeQueue, more_nodes: Callable[[], Node], heavyq_worker: StartWorker, ours: Rig
 ) -> None:
+    # conformance: C-085
     bull("startEvents")
     doomed = more_nodes()
     doomed.at(bull.q)("startWorker", opts={**QUICK, "stalledInterval": 60_000})
@@ -38,6 +39,7 @@ def test_a_killed_node_worker_is_recovered_by_heavyq(
 
 
 def test_a_killed_heavyq_worker_is_recovered_by_node(bull: NodeQueue, heavyq_worker: StartWorker, ours: Rig) -> None:
+    # conformance: C-084
     bull("startEvents")
     worker = heavyq_worker()
     job_id = bull.add({"ms": 4000})
@@ -55,6 +57,7 @@ def test_nodes_stall_checks_never_take_a_job_that_heavyq_renews(
     bull: NodeQueue, heavyq_worker: StartWorker, ours: Rig
 ) -> None:
     """Three times the lock's duration, with the GIL held in C all the while."""
+    # conformance: C-083
     bull("startEvents")
     heavyq_worker()
     job_id = bull.add({"gil_ms": 6000})
@@ -71,6 +74,7 @@ def test_nodes_stall_checks_never_take_a_job_that_heavyq_renews(
 
 
 def test_checks_of_both_kinds_do_not_recover_a_job_at_first_sight(bull: NodeQueue, ours: Rig) -> None:
+    # conformance: C-086
     ours.add()
     lease = ours.lease()
     ours.expire_lock(lease.job_id)
@@ -85,6 +89,7 @@ def test_checks_of_both_kinds_do_not_recover_a_job_at_first_sight(bull: NodeQueu
 
 def test_heavyqs_late_result_is_not_written_over_nodes_run(bull: NodeQueue, ours: Rig) -> None:
     """A lease that was lost to Node: nothing of its holder is written any more, not even with the lock gone."""
+    # conformance: C-051
     ours.add(data=b'{"n":1}')
     lease = ours.lease()
     ours.expire_lock(lease.job_id)
@@ -92,7 +97,7 @@ def test_heavyqs_late_result_is_not_written_over_nodes_run(bull: NodeQueue, ours
         ours.raw.delete(ours.key("stalled-check"))
         bull("checkStalled", maxStalledCount=5)
     before = ours.dump()
-    assert ours.run(ops.renew(ours.q, [lease], lock_ms=1000)) == (lease.token,)
+    assert ours.run(ops.renew(ours.q, [lease], lock_ms=1000)).lost == (lease.token,)
     assert ours.settle("complete", lease) == "lost"
     assert ours.dump() == before
     fetched = bull("fetch", token="node:1")
@@ -100,7 +105,7 @@ def test_heavyqs_late_result_is_not_written_over_nodes_run(bull: NodeQueue, ours
     before = ours.dump()
     for verb in ("complete", "fail", "retry", "delay", "hand_back"):
         assert ours.settle(verb, lease) == "lost"
-    assert ours.run(ops.renew(ours.q, [lease], lock_ms=1000)) == (lease.token,)
+    assert ours.run(ops.renew(ours.q, [lease], lock_ms=1000)).lost == (lease.token,)
     assert not ours.run(ops.progress(lease, b"1"))
     assert not ours.run(ops.log(lease, ["row"], keep=None))
     assert not ours.run(ops.checkpoint(lease, b"1"))
@@ -111,6 +116,7 @@ def test_heavyqs_late_result_is_not_written_over_nodes_run(bull: NodeQueue, ours
 def test_a_stall_limit_reached_in_node_fails_the_job_in_heavyq(
     bull: NodeQueue, heavyq_worker: StartWorker, ours: Rig
 ) -> None:
+    # conformance: C-088
     bull("startEvents")
     job_id = bull.add({"returns": "must not run"}, attempts=3)
     bull("fetch", token="node:1")
@@ -131,6 +137,7 @@ def test_a_stall_limit_reached_in_node_fails_the_job_in_heavyq(
 
 
 def test_a_stall_limit_reached_in_heavyq_fails_the_job_in_node(bull: NodeQueue, ours: Rig) -> None:
+    # conformance: C-087
     bull("startEvents")
     job_id = ours.add(data=b'{"must not":"run"}')
     ours.lease()
@@ -147,6 +154,7 @@ def test_a_stall_limit_reached_in_heavyq_fails_the_job_in_node(bull: NodeQueue, 
 
 
 def test_attempts_of_both_kinds_count_together(bull: NodeQueue, ours: Rig) -> None:
+    # conformance: C-073
     job_id = bull.add(attempts=3)
     ours.settle("retry", ours.lease(), stacktrace=b'["E: one"]')
     bull("fetch", token="node:1")
@@ -166,7 +174,7 @@ def test_a_job_obliterated_by_node_leaves_no_ghost(bull: NodeQueue, ours: Rig) -
     bull("obliterate")
     left = ours.dump()
     assert lease.job_id not in left
-    assert ours.run(ops.renew(ours.q, [lease], lock_ms=1000)) == (lease.token,)
+    assert ours.run(ops.renew(ours.q, [lease], lock_ms=1000)).lost == (lease.token,)
     assert not ours.run(ops.progress(lease, b"1"))
     assert not ours.run(ops.checkpoint(lease, b"1"))
     for verb in ("complete", "fail", "retry", "delay", "hand_back"):

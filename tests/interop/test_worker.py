@@ -24,6 +24,7 @@ _WAKE_MS = 2500  # far below the 5 s and more that an idle worker would sleep wi
 
 
 def test_node_gets_results_through_queue_events(bull: NodeQueue, heavyq_worker: StartWorker) -> None:
+    # conformance: C-046
     bull("startEvents")
     heavyq_worker("-c", "2")
     values = [None, True, 0, 12.5, 'text "é" ☃ 😀 \n', [], [1, [None]], {}, {"a": {"b": [1, "two"]}}, "x" * 100_000]
@@ -35,6 +36,7 @@ def test_node_gets_results_through_queue_events(bull: NodeQueue, heavyq_worker: 
 
 
 def test_node_gets_a_result_that_is_already_there(bull: NodeQueue, heavyq_worker: StartWorker) -> None:
+    # conformance: C-047
     heavyq_worker()
     job_id = bull.add({"returns": {"done": 1}})
     eventually(lambda: bull.state(job_id) == "completed", 15, "completed")
@@ -42,6 +44,7 @@ def test_node_gets_a_result_that_is_already_there(bull: NodeQueue, heavyq_worker
 
 
 def test_payloads_of_any_json_arrive(bull: NodeQueue, heavyq_worker: StartWorker) -> None:
+    # conformance: C-022 C-045
     heavyq_worker()
     values = [None, False, 7, "text", [1, {"a": []}], {"deep": {"er": None}}, {"é": "☃"}]
     ids = [bull("add", name="job", data=value, opts={}) for value in values]
@@ -50,6 +53,7 @@ def test_payloads_of_any_json_arrive(bull: NodeQueue, heavyq_worker: StartWorker
 
 
 def test_a_completed_job_as_node_sees_it(bull: NodeQueue, heavyq_worker: StartWorker, ours: Rig) -> None:
+    # conformance: C-048 C-060 C-061
     bull("startEvents")
     heavyq_worker("--name", "w1")
     job_id = bull.add({"progress": {"frame": 3}, "rows": ["one", "two é"], "returns": 5}, name="clip")
@@ -74,6 +78,7 @@ def test_a_completed_job_as_node_sees_it(bull: NodeQueue, heavyq_worker: StartWo
 
 
 def test_events_are_those_that_bullmq_would_emit(bull: NodeQueue, heavyq_worker: StartWorker) -> None:
+    # conformance: C-033 C-060
     bull("startEvents")
     heavyq_worker()
     job_id = bull.add({"progress": 50, "returns": [1]})
@@ -90,6 +95,7 @@ def test_events_are_those_that_bullmq_would_emit(bull: NodeQueue, heavyq_worker:
 
 
 def test_a_job_that_fails_every_time(bull: NodeQueue, heavyq_worker: StartWorker) -> None:
+    # conformance: C-043 C-063 C-064
     bull("startEvents")
     heavyq_worker()
     backoff = {"type": "exponential", "delay": 50}
@@ -113,6 +119,7 @@ def test_a_job_that_fails_every_time(bull: NodeQueue, heavyq_worker: StartWorker
 
 
 def test_a_job_retried_by_hand_in_node_runs_again(bull: NodeQueue, heavyq_worker: StartWorker) -> None:
+    # conformance: C-078
     bull("startEvents")
     heavyq_worker()
     job_id = bull.add({"raise": "first"})
@@ -125,6 +132,7 @@ def test_a_job_retried_by_hand_in_node_runs_again(bull: NodeQueue, heavyq_worker
 def test_nothing_stays_of_a_job_that_is_removed_on_completion(
     bull: NodeQueue, heavyq_worker: StartWorker, ours: Rig
 ) -> None:
+    # conformance: C-053
     bull("startEvents")
     heavyq_worker()
     job_id = bull.add({"rows": ["a row"], "returns": "kept in the event"}, removeOnComplete=True)
@@ -134,6 +142,7 @@ def test_nothing_stays_of_a_job_that_is_removed_on_completion(
 
 
 def test_order_of_what_node_added(bull: NodeQueue, heavyq_worker: StartWorker) -> None:
+    # conformance: C-031
     ids = [bull.add(priority=priority) for priority in (3, 1, 3)]
     ids += [bull.add(), bull.add(), bull.add(lifo=True)]
     heavyq_worker("-c", "1")
@@ -143,6 +152,7 @@ def test_order_of_what_node_added(bull: NodeQueue, heavyq_worker: StartWorker) -
 
 
 def test_an_idle_worker_is_woken_by_the_marker(bull: NodeQueue, heavyq_worker: StartWorker) -> None:
+    # conformance: C-035
     worker = heavyq_worker()
     warm = bull.add()
     eventually(lambda: bull.state(warm) == "completed", 15, "completed")
@@ -154,6 +164,7 @@ def test_an_idle_worker_is_woken_by_the_marker(bull: NodeQueue, heavyq_worker: S
 
 
 def test_two_idle_workers_of_both_kinds_share_two_jobs(bull: NodeQueue, heavyq_worker: StartWorker) -> None:
+    # conformance: C-034
     heavyq_worker("-c", "1")
     warm = bull.add()
     eventually(lambda: bull.state(warm) == "completed", 15, "completed")
@@ -181,6 +192,7 @@ def test_a_queue_paused_by_node_starts_nothing(bull: NodeQueue, heavyq_worker: S
 def test_node_lists_heavyqs_worker(
     bull: NodeQueue, heavyq_worker: StartWorker, q: QueueKey, argv: tuple[str, ...], suffix: str
 ) -> None:
+    # conformance: C-170
     heavyq_worker(*argv)
     eventually(lambda: bull("workers") == [f"{q.prefix}:cQ=={suffix}"], 15, f"one worker with {suffix!r}")
 
@@ -194,6 +206,7 @@ def test_node_lists_a_worker_that_was_never_idle(bull: NodeQueue, heavyq_worker:
 
 def test_a_global_concurrency_is_shared(bull: NodeQueue, heavyq_worker: StartWorker) -> None:
     """One job at a time in the whole fleet, and nobody sleeps through a freed place."""
+    # conformance: C-105
     bull("setConcurrency", limit=1)
     heavyq_worker("-c", "2")
     eventually(lambda: bull("workers"), 15, "heavyq's worker is there")

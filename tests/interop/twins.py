@@ -141,7 +141,7 @@ class Twins:
 
     def extend(self, held: Held, ms: int) -> None:
         assert self.bull("extend", id=held.id, token=held.token, ms=ms) == 1
-        assert self.ours.run(ops.renew(self.ours.q, [held.job.lease], lock_ms=ms)) == ()
+        assert self.ours.run(ops.renew(self.ours.q, [held.job.lease], lock_ms=ms)).lost == ()
         self.compare(f"extend {held.id}")
 
     def expire_lock(self, held: Held) -> None:

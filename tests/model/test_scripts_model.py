@@ -383,7 +383,7 @@ class ScriptMachine(RuleBasedStateMachine):
         lease = self._pick(n, held=held)
         if lease is None:
             return
-        lost = self.rig.run(ops.renew(self.rig.q, [lease], lock_ms=lock_ms))
+        lost = self.rig.run(ops.renew(self.rig.q, [lease], lock_ms=lock_ms)).lost
         if self.model.outcome_of(lease) == "ok":
             assert lost == ()
             self.model.jobs[lease.job_id].lock = lease.token

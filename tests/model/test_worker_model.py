@@ -1,7 +1,8 @@
 """The pure core as one worker: runs, children and fleet together, under any order of events that can happen.
 
-A hypothesis state machine plays Redis, the processes and the operator; `core` decides. Whatever comes: no child has two
-jobs, no job two children, no more children than seats, each job is settled once or lost, and a drain always ends.
+A hypothesis state machine plays Redis, the processes and the operator; `core` decides. Whatever comes: no child has
+more jobs than seats, no job two children, no more children than there may be, who runs alone is alone, each job is
+settled once or lost (twice if Redis refused the first), and a drain always ends.
 """
 
 from __future__ import annotations
@@ -21,13 +22,22 @@ USAGE = Usage(1, 0.1, 0.1)
 BOOM = Failure("exception", "boom")
 KILLED = Failure("signal", "killed", signal=9)
 FULL = Failure("memory_limit", "held too much")
+OTHER_ENDS = [
+    run_life.Raised(BOOM, USAGE),
+    run_life.Raised(BOOM, USAGE, final=True),
+    run_life.Postponed("snooze", 5, USAGE),
+    run_life.Postponed("rate_limited", 5, USAGE),
+    run_life.Postponed("children", 0, USAGE),
+]
 LIMITS = child_life.ChildLimits(max_jobs=3, recycle_rss_bytes=100, max_age_s=None)
 
 
 class Worker(RuleBasedStateMachine):
-    @initialize(seats=st.integers(1, 3))
-    def start(self, seats: int) -> None:
-        self.seats = seats
+    @initialize(concurrency=st.integers(1, 3), seats=st.sampled_from([1, 1, 3]))
+    def start(self, concurrency: int, seats: int) -> None:
+        self.concurrency, self.seats = concurrency, seats
+        self.alone: set[int] = set()
+        self.refused: Counter[int] = Counter()
         self.now_s = 0.0
         self.draining = False
         self.next = 1
@@ -56,50 +66,63 @@ class Worker(RuleBasedStateMachine):
                     self.lost.add(number)
 
     def apply_child(self, number: int, event: child_life.ChildEvent) -> None:
-        self.children[number], _ = child_life.decide(self.children[number], event, self.now_s, LIMITS)
+        state = self.children[number]
+        self.children[number], _ = child_life.decide(state, event, self.now_s, LIMITS, seats=self.seats)
 
     def living(self) -> dict[int, child_life.ChildState]:
         return {n: s for n, s in self.children.items() if not isinstance(s, child_life.Gone)}
 
     def busy(self) -> dict[int, int]:
-        """Run by child."""
-        return {n: s.run for n, s in self.living().items() if isinstance(s, child_life.Ready) and s.run is not None}
+        """Child by run."""
+        return {r: n for n, s in self.living().items() if isinstance(s, child_life.Ready) for r in s.runs}
+
+    def views(self) -> list[fleet.ChildView]:
+        return [self.view(n, s) for n, s in self.living().items()]
+
+    def view(self, number: int, state: child_life.ChildState) -> fleet.ChildView:
+        if isinstance(state, child_life.Ready):
+            leaving = not state.runs and not state.free
+            return fleet.ChildView(number, "kind", self.seats, len(state.runs), state.free, leaving=leaving)
+        starting = isinstance(state, child_life.Starting)
+        return fleet.ChildView(number, "kind", self.seats, starting=starting, leaving=not starting)
+
+    def waiting(self) -> list[int]:
+        return [n for n, s in self.runs.items() if isinstance(s, run_life.Leased)]
 
     def place(self) -> None:
-        waiting = [n for n, s in self.runs.items() if isinstance(s, run_life.Leased)]
-        for ahead, number in enumerate(waiting):
-            views = [
-                fleet.ChildView(
-                    n,
-                    "kind",
-                    idle=isinstance(s, child_life.Ready) and s.idle,
-                    starting=isinstance(s, child_life.Starting),
-                    leaving=isinstance(s, child_life.Retiring),
-                )
-                for n, s in self.living().items()
-            ]
-            match fleet.place("kind", views, concurrency=self.seats, waiting_ahead=ahead):
+        ahead = 0
+        for number in self.waiting():
+            alone = number in self.alone
+            match fleet.place("kind", self.views(), concurrency=self.concurrency, waiting_ahead=ahead, alone=alone):
                 case fleet.UseChild(child):
-                    self.apply_child(child, child_life.RunTaken(number))
+                    self.apply_child(child, child_life.RunTaken(number, alone=alone))
                     self.child_of[number] = child
                     self.apply_run(number, run_life.Assigned())
                 case fleet.MakeChild():
                     self.children[self.next] = child_life.Starting(self.now_s)
                     self.next += 1
+                    ahead += 1
+                case fleet.WaitForChild() | fleet.RetireChild():
+                    ahead += 1
 
     # ---- what may happen
 
-    def free_seats(self) -> int:
-        held = sum(not isinstance(s, run_life.Ended) for s in self.runs.values())
-        leaving = sum(isinstance(s, child_life.Retiring) for s in self.living().values())
-        return fleet.free_seats(concurrency=self.seats, runs=held, leases_asked=0, children_leaving=leaving)
+    def has_seat(self) -> bool:
+        views = self.views()
+        settling = sum(isinstance(s, run_life.Settling) for s in self.runs.values())
+        claims = settling + sum(self.seats if n in self.alone else 1 for n in self.waiting())
+        kinds = fleet.count_kinds(views, {"kind": self.seats}, {"kind": claims})
+        leaving = sum(view.leaving for view in views)
+        return fleet.fits("kind", kinds, concurrency=self.concurrency, leaving=leaving, may_make=True)
 
-    @precondition(lambda self: not self.draining and self.free_seats())
-    @rule(attempts=st.integers(0, 2), deferred=st.sampled_from([False, False, False, True]))
-    def lease(self, attempts: int, deferred: bool) -> None:
+    @precondition(lambda self: not self.draining and self.has_seat())
+    @rule(attempts=st.integers(0, 2), deferred=st.sampled_from([False, False, False, True]), alone=st.booleans())
+    def lease(self, attempts: int, deferred: bool, alone: bool) -> None:
         facts = run_life.JobFacts(0, attempts, None, 0.5, deferred=KILLED if deferred else None)
         self.runs[self.next], actions = run_life.begin(facts, draining=self.draining)
         self.leased.add(self.next)
+        if alone and self.seats > 1:
+            self.alone.add(self.next)
         self.perform(self.next, actions)
         self.next += 1
         self.place()
@@ -117,11 +140,22 @@ class Worker(RuleBasedStateMachine):
     @rule(data=st.data(), ok=st.booleans(), clean=st.booleans(), grown=st.sampled_from([0, 200]))
     def job_reports(self, data: st.DataObject, ok: bool, clean: bool, grown: int) -> None:
         busy = self.busy()
-        child = data.draw(st.sampled_from(sorted(busy)))
-        number = busy[child]
-        self.apply_child(child, child_life.RunOver(clean, grown))
+        number = data.draw(st.sampled_from(sorted(busy)))
+        self.apply_child(busy[number], child_life.RunOver(number, clean, grown))
         del self.child_of[number]
-        self.apply_run(number, run_life.Reported(b"1", USAGE) if ok else run_life.Raised(BOOM, USAGE))
+        self.apply_run(number, run_life.Reported(b"1", USAGE) if ok else data.draw(st.sampled_from(OTHER_ENDS)))
+        self.place()
+
+    def told_to_stop(self) -> list[int]:
+        return [n for n in self.busy() if self.seats > 1 and isinstance(self.runs[n], run_life.Stopping)]
+
+    @precondition(lambda self: self.told_to_stop())
+    @rule(data=st.data())
+    def job_stops_as_it_was_told(self, data: st.DataObject) -> None:
+        number = data.draw(st.sampled_from(self.told_to_stop()))
+        self.apply_child(self.busy()[number], child_life.RunOver(number, clean=True, grown_bytes=0))
+        del self.child_of[number]
+        self.apply_run(number, run_life.Stopped(USAGE))
         self.place()
 
     @rule(data=st.data(), whole=st.booleans())
@@ -140,11 +174,12 @@ class Worker(RuleBasedStateMachine):
         self.place()
 
     def kill(self, child: int) -> None:
-        number = self.busy().get(child)
+        had = [number for number, its in self.busy().items() if its == child]
         self.apply_child(child, child_life.ChildExited())
-        if number is not None:
+        for number in had:
             del self.child_of[number]
-            self.apply_run(number, run_life.ChildLost(KILLED, USAGE))
+            blame: run_life.Blame = "its own" if len(had) == 1 else "one of many"
+            self.apply_run(number, run_life.ChildLost(KILLED, USAGE, blame))
 
     @rule(data=st.data())
     def lease_is_lost(self, data: st.DataObject) -> None:
@@ -159,13 +194,23 @@ class Worker(RuleBasedStateMachine):
     def job_holds_too_much(self, data: st.DataObject) -> None:
         busy = self.busy()
         if busy:
-            self.apply_run(busy[data.draw(st.sampled_from(sorted(busy)))], run_life.MemoryExceeded(FULL))
+            number = data.draw(st.sampled_from(sorted(busy)))
+            self.apply_run(number, run_life.Condemned(FULL, at_once=data.draw(st.booleans())))
 
     @rule(data=st.data(), lost=st.booleans())
     def redis_answers(self, data: st.DataObject, lost: bool) -> None:
         settling = [n for n, s in self.runs.items() if isinstance(s, run_life.Settling)]
-        if settling:
-            self.apply_run(data.draw(st.sampled_from(settling)), run_life.Settled(lost))
+        if not settling:
+            return
+        number = data.draw(st.sampled_from(settling))
+        settlement = getattr(self.runs[number], "settlement", None)
+        may_refuse = isinstance(settlement, run_life.Complete | run_life.WaitForChildren)
+        if may_refuse and data.draw(st.booleans()):
+            self.refused[number] += 1
+            self.apply_run(number, run_life.Refused(BOOM))
+        else:
+            self.apply_run(number, run_life.Settled(lost))
+        self.place()
 
     @rule(seconds=st.sampled_from([1.0, 700.0]))
     def time_passes(self, seconds: float) -> None:
@@ -184,25 +229,28 @@ class Worker(RuleBasedStateMachine):
             if isinstance(state, run_life.Leased):
                 self.apply_run(number, run_life.StopAsked())
         for number, state in self.living().items():
-            if isinstance(state, child_life.Starting) or (isinstance(state, child_life.Ready) and state.run is None):
+            if isinstance(state, child_life.Starting) or (isinstance(state, child_life.Ready) and not state.runs):
                 self.apply_child(number, child_life.RetireAsked("drain"))
 
     # ---- what must hold
 
     @invariant()
-    def a_job_has_one_child_and_a_child_one_job(self) -> None:
+    def a_job_has_one_child_and_a_child_no_more_jobs_than_seats(self) -> None:
         busy = self.busy()
-        assert {child: run for run, child in self.child_of.items()} == busy
-        for number in busy.values():
+        assert self.child_of == busy
+        for number, child in busy.items():
             assert isinstance(self.runs[number], run_life.Running | run_life.Stopping)
+            beside = [other for other, its in busy.items() if its == child and other != number]
+            assert len(beside) < self.seats
+            assert not (beside and number in self.alone)
 
     @invariant()
-    def there_are_no_more_children_than_seats(self) -> None:
-        assert len(self.living()) <= self.seats
+    def there_are_no_more_children_than_there_may_be(self) -> None:
+        assert len(self.living()) <= self.concurrency
 
     @invariant()
     def nothing_is_settled_twice(self) -> None:
-        assert all(count == 1 for count in self.settled.values())
+        assert all(count == 1 + self.refused[number] for number, count in self.settled.items())
 
     def teardown(self) -> None:
         """Drain, kill what runs, let Redis answer: everything has an end."""

@@ -24,7 +24,7 @@ R = TypeVar("R")
 NOW_MS = 1_795_492_829_667
 USAGE = b'{"ats":1}'
 FAILURE = b'{"ats":1,"reason":"exception"}'
-SETTLES = ("complete", "fail", "retry", "delay", "hand_back")
+SETTLES = ("complete", "fail", "retry", "delay", "hand_back", "wait_children")
 
 
 class Rig:
@@ -69,6 +69,7 @@ class Rig:
             "retry": {**trace, "lifo": False},
             "delay": {**trace, "delay_ms": 1000, "burn_attempt": True},
             "hand_back": {"usage": USAGE},
+            "wait_children": {"usage": USAGE},
         }
         verbs = {name: getattr(ops, name) for name in SETTLES}
         op: Op[ops.Settled] = verbs[verb](lease, now_ms=now_ms, **{**defaults[verb], **options})

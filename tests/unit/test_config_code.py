@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from heavyq.bullmq import options as wire
+from heavyq.bullmq.dedup import Dedup as WireDedup
 from heavyq.config import (
     HEAVY,
     LIGHT,
     MEDIUM,
     STANDARD,
+    Dedup,
     Keep,
     Profile,
-    exponential,
-    fixed,
+    Rate,
     job_settings,
     read_job_options,
     read_queue_options,
 )
 from heavyq.errors import BadValue, ConfigError, NotBuiltYet, UnknownOption
-
-NOT_BUILT = {
-    "async_concurrency": 10,
-    "timeout": "1h",
-    "timeout_grace": 5,
-    "progress_timeout": "5m",
-    "limiter": object(),
-    "deduplication": "id",
-    "parent": object(),
-    "fail_parent_on_failure": True,
-    "ignore_dependency_on_failure": True,
-    "continue_parent_on_failure": True,
-    "remove_dependency_on_failure": True,
-}
 
 
 def read(**given):
@@ -60,16 +48,28 @@ def test_milliseconds_in_a_queue_are_refused_by_name():
         read(lock_duration=30_000)
 
 
-@pytest.mark.parametrize("name", sorted(NOT_BUILT))
+@pytest.mark.parametrize("name", ["timeout_grace", "durable"])
 def test_what_is_not_built_yet_is_refused_by_name(name):
-    with pytest.raises(NotBuiltYet, match=f"{name}.* is not built yet"):
-        read(**{name: NOT_BUILT[name]})
+    with pytest.raises(NotBuiltYet, match=rf"Queue\('videos'\): {name} is not built yet"):
+        read(**{name: 5})
 
 
-@pytest.mark.parametrize("name", ["timeout", "progress_timeout", "deduplication", "parent", "durable"])
-def test_what_is_not_built_yet_is_refused_in_add_too(name):
-    with pytest.raises(NotBuiltYet, match=f"{name} is not built yet"):
-        one_add(**{name: "1h"})
+def test_what_is_not_built_yet_is_refused_in_add_too():
+    with pytest.raises(NotBuiltYet, match="durable is not built yet"):
+        one_add(durable=True)
+
+
+def test_times_a_rate_and_the_numbers_of_metrics_are_read_for_a_queue():
+    found = read(timeout="2h", progress_timeout=90, limiter=Rate(10, per="1s"), metrics=60, async_concurrency=5)
+    assert found.worker == {
+        "timeout": 7200.0,
+        "progress_timeout": 90.0,
+        "limiter": (10, 1000),
+        "metrics": 60,
+        "async_concurrency": 5,
+    }
+    off = {"timeout": None, "progress_timeout": None, "limiter": None, "metrics": None}
+    assert read(**off).worker == off
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -132,6 +132,17 @@ def test_a_profile_that_comes_to_ask_for_more_than_it_allows_is_refused():
         ("memory_rlimit", "yes", "neither true nor false"),
         ("memory_rlimit", 1, "neither true nor false"),
         ("start_method", "forkserver", "'forkserver' is not one of: fork, spawn"),
+        ("async_concurrency", 0, "out of range: 1 to 10000"),
+        ("timeout", 7_200_000, "looks like milliseconds"),
+        ("timeout", 0, "out of range: 100ms to 365d"),
+        ("progress_timeout", "0s", "out of range: 100ms to 365d"),
+        ("limiter", 10, r'10 is no rate: write Rate\(10, per="1s"\)'),
+        ("limiter", "10/1s", "is no rate"),
+        ("metrics", True, "no whole number"),
+        ("metrics", 0, "out of range: 1 to 100000"),
+        ("deduplication", "", "write an id, or Dedup"),
+        ("deduplication", 7, "write an id, or Dedup"),
+        ("fail_parent_on_failure", 1, "neither true nor false"),
     ],
 )
 def test_bad_value_is_refused_with_the_reason(name, value, why):
@@ -139,13 +150,13 @@ def test_bad_value_is_refused_with_the_reason(name, value, why):
         read(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["job_id", "timestamp"])
+@pytest.mark.parametrize("name", ["job_id", "timestamp", "parent", "telemetry", "omit_context"])
 def test_what_belongs_to_one_add_is_no_default_of_a_queue(name):
     with pytest.raises(BadValue, match="belongs to one add"):
         read(**{name: "x"})
 
 
-@pytest.mark.parametrize("name", ["lock_duration", "memory_limit", "start_method"])
+@pytest.mark.parametrize("name", ["lock_duration", "memory_request", "limiter", "start_method"])
 def test_options_of_a_queue_in_add_are_unknown_and_say_where_they_belong(name):
     with pytest.raises(UnknownOption) as caught:
         one_add(**{name: "5m"})
@@ -173,6 +184,89 @@ def test_computed_delay_of_a_day_is_taken_in_add():
     assert one_add(delay=86_400) == {"delay": 86_400}
 
 
+def test_limits_of_one_add_are_its_jobs_own_and_a_queues_stay_with_the_worker():
+    queue = read(timeout="2h", progress_timeout="5m", memory_limit="1Gi")
+    plain = job_settings(HEAVY, queue.job, {})
+    assert (plain.timeout_ms, plain.progress_timeout_ms, plain.memory_limit) == (None, None, None)
+    own = job_settings(HEAVY, queue.job, one_add(timeout=86_400, progress_timeout="90s", memory_limit="2Gi"))
+    assert (own.timeout_ms, own.progress_timeout_ms, own.memory_limit) == (86_400_000, 90_000, 2 * 1024**3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("timeout", None, "None is not a value here; leave it out, and the queue's holds"),
+        ("memory_limit", None, "None is not a value here; leave it out, and the queue's holds"),
+        ("memory_limit", "1Mi", "1Mi is out of range: at least 16Mi (a bare number is bytes)"),
+        ("parent", "p1", "'p1' is no job: give the job that runs, or the handle that an add returned"),
+        ("parent", None, "None is not a value of this option; leave it out for its default"),
+        ("telemetry", {}, "{} is no text"),
+    ],
+)
+def test_bad_value_in_an_add_is_refused_with_the_reason(name, value, why):
+    with pytest.raises(BadValue) as caught:
+        one_add(**{name: value})
+    assert str(caught.value) == f"add(): {name}: {why}"
+
+
+def test_telemetry_is_carried_as_it_is():
+    settings = job_settings(STANDARD, {}, one_add(telemetry='{"traceparent":"00-1"}', omit_context=True))
+    assert (settings.telemetry, settings.omit_context) == ('{"traceparent":"00-1"}', True)
+    assert (job_settings(STANDARD, {}, {}).telemetry, job_settings(STANDARD, {}, {}).omit_context) == (None, False)
+
+
+def test_parent_is_whatever_names_a_job():
+    class Running:
+        id = "p1"
+
+    job = Running()
+    assert job_settings(STANDARD, {}, one_add(parent=job)).parent is job
+
+
+# ---- what a failure does to the parent
+
+POLICIES = {
+    "fail_parent_on_failure": "fail",
+    "continue_parent_on_failure": "continue",
+    "ignore_dependency_on_failure": "ignore",
+    "remove_dependency_on_failure": "remove",
+}
+
+
+@pytest.mark.parametrize(("name", "policy"), POLICIES.items())
+def test_each_policy_is_the_queues_or_one_adds(name, policy):
+    assert job_settings(STANDARD, {}, {}).on_failure is None
+    assert job_settings(STANDARD, {}, one_add(**{name: True})).on_failure == policy
+    assert job_settings(STANDARD, read(**{name: True}).job, {}).on_failure == policy
+    assert job_settings(STANDARD.replace(name="x", **{name: True}), {}, {}).on_failure == policy
+    assert job_settings(STANDARD, read(**{name: True}).job, one_add(**{name: False})).on_failure is None
+
+
+def test_an_adds_policy_takes_the_place_of_the_queues():
+    queue = read(fail_parent_on_failure=True).job
+    assert job_settings(STANDARD, queue, one_add(ignore_dependency_on_failure=True)).on_failure == "ignore"
+    assert job_settings(STANDARD, queue, one_add(ignore_dependency_on_failure=False)).on_failure == "fail"
+
+
+def test_two_policies_are_refused_wherever_they_are_given():
+    both = {"remove_dependency_on_failure": True, "fail_parent_on_failure": True}
+    words = "fail_parent_on_failure and remove_dependency_on_failure: only one of them can hold"
+    for refused in (lambda: read(**both), lambda: one_add(**both), lambda: HEAVY.replace(**both)):
+        with pytest.raises(BadValue, match=words):
+            refused()
+    assert one_add(**both | {"fail_parent_on_failure": False})["remove_dependency_on_failure"]
+
+
+# ---- deduplication
+
+
+def test_a_queues_deduplication_holds_until_an_add_names_another():
+    queue = read(deduplication=Dedup("all", ttl="5s", extend=True)).job
+    assert job_settings(STANDARD, queue, {}).dedup == WireDedup("all", ttl_ms=5000, extend=True)
+    assert job_settings(STANDARD, queue, one_add(deduplication="mine")).dedup == WireDedup("mine")
+    assert job_settings(STANDARD, {}, {}).dedup is None
+
+
 def test_timestamp_is_an_aware_moment():
     moment = datetime(2026, 1, 2, tzinfo=UTC)
     assert job_settings(STANDARD, {}, one_add(timestamp=moment)).timestamp_ms == 1_767_312_000_000
@@ -191,38 +285,6 @@ def test_id_that_bullmq_or_the_queue_would_mistake_is_refused(job_id):
 @pytest.mark.parametrize("job_id", ["v1", "007", "12a", "waiting", "a-b_c.d", "é"])
 def test_other_ids_are_taken(job_id):
     assert one_add(job_id=job_id) == {"job_id": job_id}
-
-
-# ---- Keep, fixed, exponential
-
-
-@pytest.mark.parametrize(
-    ("value", "count", "age_s"),
-    [(True, 0, None), (False, -1, None), (0, 0, None), (7, 7, None), (Keep(count=5, age="1d"), 5, 86_400),
-     (Keep(age=1.2), -1, 2)],
-)  # fmt: skip
-def test_retention_on_the_wire(value, count, age_s):
-    keep = job_settings(STANDARD, {}, one_add(remove_on_complete=value)).remove_on_complete
-    assert (keep.count, keep.age_s, keep.limit) == (count, age_s, 1000)
-
-
-@pytest.mark.parametrize(
-    "wrong", [{}, {"count": -1}, {"count": True}, {"age": "long"}, {"age": 86_400}, {"count": 1, "limit": 0}]
-)
-def test_keep_that_means_nothing_is_refused(wrong):
-    with pytest.raises(BadValue, match="Keep"):
-        Keep(**wrong)
-
-
-def test_backoffs_are_milliseconds_on_the_wire():
-    assert fixed("60s", jitter=0.5) == wire.Backoff("fixed", 60_000, 0.5)
-    assert exponential(0.25) == wire.Backoff("exponential", 250, 0.0)
-
-
-@pytest.mark.parametrize("wrong", [lambda: fixed(60_000), lambda: exponential("1s", jitter=2), lambda: fixed("x")])
-def test_bad_backoff_is_refused(wrong):
-    with pytest.raises(BadValue, match=r"fixed|exponential"):
-        wrong()
 
 
 # ---- profiles
@@ -252,8 +314,8 @@ def test_profile_that_sets_hours_is_replaced_without_complaint():
 
 
 def test_profile_goes_through_json_and_pickle():
-    gpu = HEAVY.replace(name="gpu", lock_duration="12h", recycle_rss="2Gi", memory_limit="4Gi", memory_rlimit=True)
-    assert Profile.from_json(gpu.to_json()).worker_options == gpu.worker_options
+    gpu = HEAVY.replace(name="gpu", lock_duration="12h", memory_limit="4Gi", limiter=Rate(2, per="1m"), timeout="1h")
+    assert Profile.from_json(json.loads(json.dumps(gpu.to_json()))).worker_options == gpu.worker_options
     assert pickle.loads(pickle.dumps(gpu)) == gpu
 
 
@@ -269,7 +331,8 @@ def test_profiles_are_frozen():
 def test_profile_has_no_other_attributes():
     with pytest.raises(AttributeError, match="no option 'lock_durration'"):
         HEAVY.lock_durration  # noqa: B018
-    assert not hasattr(HEAVY, "timeout")
+    assert not hasattr(HEAVY, "timeout_grace")
+    assert (HEAVY.timeout, HEAVY.limiter, HEAVY.async_concurrency) == (None, None, 50)
 
 
 @pytest.mark.parametrize("name", ["", "all", "a b", "a,b"])
@@ -280,7 +343,7 @@ def test_profile_name_that_worker_type_could_not_name_is_refused(name):
 
 def test_profile_refuses_what_a_queue_refuses():
     with pytest.raises(NotBuiltYet):
-        HEAVY.replace(name="gpu", timeout="2h")
+        HEAVY.replace(name="gpu", timeout_grace="2s")
     with pytest.raises(UnknownOption, match="did you mean"):
         Profile("gpu", lockDuration=3)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from heavyq.config import (
@@ -105,7 +107,7 @@ def test_queue_names_may_be_repeated_or_listed():
         ({"on_memory_limit": "stop"}, "--on-memory-limit: 'stop' is not one of: fail, retry"),
         ({"memory_budget": "off"}, "--memory-budget: 'off' is no size: write bytes, or text such as"),
         ({"memory_budget": "64"}, "--memory-budget: 64 is out of range: at least 16Mi"),
-        ({"timeout": "2h"}, "--timeout is not built yet"),
+        ({"grace": "2s"}, "--grace is not built yet"),
         ({"inline": True}, "--inline is not built yet"),
         ({"state_dir": "/x"}, "--state-dir is not built yet"),
         ({"failover_after": "0.5s"}, "--failover-after: 500ms is out of range"),
@@ -124,8 +126,8 @@ def test_bad_variable_is_a_configuration_error_that_names_it():
     assert caught.value.exit_code == 3
     with pytest.raises(BadValue, match="HEAVYQ_MEMORY_RLIMIT: 'maybe' is neither true nor false"):
         load(environ={"HEAVYQ_MEMORY_RLIMIT": "maybe"})
-    with pytest.raises(NotBuiltYet, match="HEAVYQ_TIMEOUT is not built yet"):
-        load(environ={"HEAVYQ_TIMEOUT": "1h"})
+    with pytest.raises(NotBuiltYet, match="HEAVYQ_TIMEOUT_GRACE is not built yet"):
+        load(environ={"HEAVYQ_TIMEOUT_GRACE": "1s"})
 
 
 def test_password_in_a_bad_url_is_not_shown():
@@ -181,7 +183,8 @@ def test_key_may_have_hyphens(tmp_path):
         ("[tool.heavyq]\nconcurency = 2\n", UnknownOption, 'did you mean "concurrency"'),
         ("[tool.heavyq]\nattempts = 2\n", ConfigError, "belong to whoever adds"),
         ("[tool.heavyq]\nlock_duration = 30000\n", BadValue, "lock_duration: 30000 looks like milliseconds"),
-        ('[tool.heavyq]\ntimeout = "1h"\n', NotBuiltYet, "timeout is not built yet"),
+        ('[tool.heavyq]\ntimeout_grace = "1s"\n', NotBuiltYet, "timeout_grace is not built yet"),
+        ('[tool.heavyq]\nlimiter = "10"\n', BadValue, "limiter: '10' is no rate: write a number of jobs per time"),
         ("[tool.heavyq]\nmodules = 3\n", BadValue, "modules: 3 is no list of names"),
         ("[tool.heavyq]\nmodules = { light = [1] }\n", BadValue, "modules.light"),
         ("[tool]\nheavyq = 3\n", ConfigError, "is no table"),
@@ -276,6 +279,34 @@ def test_without_the_flag_the_profiles_number_holds():
     assert children_wanted(2, [heavy, light]) == 2
 
 
+def test_jobs_that_share_children_need_fewer_of_them():
+    heavy = resolved(load())[0]
+    light = resolved(load(), {"async_concurrency": 20}, LIGHT)[0]
+    assert children_wanted(None, [heavy], [light]) == 1 + 3
+    assert children_wanted(None, [], [heavy]) == 1
+    assert children_wanted(2, [heavy], [light]) == 2
+
+
+def test_times_rates_and_numbers_come_from_every_source(tmp_path):
+    path = project(tmp_path, '[tool.heavyq]\nlimiter = "10/1s"\nmetrics = 30\nasync_concurrency = 8\n')
+    settings = load({"timeout": "2h"}, {"HEAVYQ_PROGRESS_TIMEOUT": "5m", "HEAVYQ_METRICS": "60"}, path, "a.timeout=off")
+    found, where = resolved(settings)
+    assert (found.timeout_s, found.progress_timeout_s) == (7200.0, 300.0)
+    assert (found.limiter, found.metrics_points, found.async_concurrency) == ((10, 1000), 60, 8)
+    assert where["timeout"].where == "--timeout"
+    assert where["metrics"].where == "HEAVYQ_METRICS"
+    assert where["limiter"].where == "pyproject.toml"
+    assert resolved(settings, name="a")[0].timeout_s is None
+    told_by_a_zygote = json.loads(json.dumps({"limiter": (2, 60_000)}))
+    assert resolved(settings, told_by_a_zygote)[0].limiter == (2, 60_000)
+
+
+def test_without_a_word_nothing_is_timed_limited_or_counted():
+    found, _ = resolved(load())
+    assert (found.timeout_s, found.progress_timeout_s, found.limiter, found.metrics_points) == (None,) * 4
+    assert found.async_concurrency == 50
+
+
 def test_set_may_turn_an_option_off():
     settings = load({"recycle_rss": "2Gi"}, None, None, "videos.recycle_rss=off")
     assert resolved(settings)[0].recycle_rss is None
@@ -350,7 +381,8 @@ def test_queue_names_with_dots_can_be_set():
         ("videos.nicce=3", 'did you mean "nice"'),
         ("videos.attempts=3", "belong to whoever adds"),
         ("videos.lock_duration=30000", "looks like milliseconds"),
-        ("videos.timeout=1h", "is not built yet"),
+        ("videos.timeout_grace=1s", "is not built yet"),
+        ("videos.limiter=fast", "'fast' is no rate"),
         ("videos.drain_timeout=1h", "has no option"),
     ],
 )

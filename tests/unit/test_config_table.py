@@ -31,9 +31,9 @@ def test_no_flag_and_no_variable_belongs_to_two_options():
 
 
 def test_typed_dicts_have_the_options_of_the_table_and_no_other():
-    built_jobs = options("job")
+    built_jobs = (*options("job"), *(o for o in options("queue") if o.also_per_add))
     assert set(get_type_hints(WorkerOptions)) == {o.name for o in options("queue")}
-    assert set(get_type_hints(JobDefaults)) == {o.name for o in built_jobs if not o.per_add}
+    assert set(get_type_hints(JobDefaults)) == {o.name for o in options("job") if not o.per_add}
     assert set(get_type_hints(JobOptions)) == {o.name for o in built_jobs}
     assert set(get_type_hints(QueueOptions)) == set(get_type_hints(WorkerOptions)) | set(get_type_hints(JobDefaults))
 
@@ -41,11 +41,13 @@ def test_typed_dicts_have_the_options_of_the_table_and_no_other():
 def test_options_that_may_be_off_are_typed_so():
     for typed in (WorkerOptions, JobOptions):
         for name, hint in get_type_hints(typed).items():
-            assert (type(None) in getattr(hint, "__args__", ())) == OPTIONS[name].may_be_off, name
+            # one add may leave a queue's limit as it is, and not lift it
+            may_be_off = OPTIONS[name].may_be_off and not (typed is JobOptions and OPTIONS[name].also_per_add)
+            assert (type(None) in getattr(hint, "__args__", ())) == may_be_off, name
 
 
 def test_queue_settings_have_every_queue_option():
-    plain = {name.removesuffix("_s") for name in QueueSettings.__dataclass_fields__}
+    plain = {name.removesuffix("_s").removesuffix("_points") for name in QueueSettings.__dataclass_fields__}
     assert plain == {o.name for o in options("queue")} | {"recycle_implied"}
 
 
@@ -79,6 +81,16 @@ def test_committed_reference_page_is_the_generated_one():
 def test_reference_page_names_every_option():
     text = page()
     assert all(f"| `{name}` |" in text for name in OPTIONS)
+
+
+def test_reference_page_stands_ours_beside_bullmqs_with_their_units():
+    table = page().partition("## Profiles")[0]
+    rows = {row.split("`")[1]: [cell.strip() for cell in row.split("|")] for row in table.splitlines() if "| `" in row}
+    assert rows["lock_duration"][5] == "`lockDuration` 30000 ms"
+    assert rows["limiter"][5] == "`limiter` {max, duration ms}, off"
+    assert rows["job_id"][5] == "`jobId`, the queue's counter"
+    assert rows["memory_limit"][5] == ""
+    assert rows["memory_limit"][6].endswith("(also for one add)")
 
 
 def test_priority_reaches_as_far_as_bullmqs():

@@ -15,12 +15,13 @@ from heavyq.bullmq.job_hash import (
     JobRecord,
     append_trace,
     attempts_made,
-    duty_not_built,
     fields_of,
     parse_int,
     strikes,
 )
+from heavyq.bullmq.keys import QueueKey
 from heavyq.bullmq.options import Keep, WireOptions
+from heavyq.bullmq.parent import Parent
 from heavyq.errors import JobError, Unreadable
 
 
@@ -65,11 +66,12 @@ def test_any_bytes_have_a_number(raw: bytes) -> None:
 FIELDS = {
     b"name": "vidéo".encode(),
     b"data": b'{"x":1}',
-    b"opts": b'{"attempts":2,"removeOnComplete":true}',
+    b"opts": b'{"attempts":2,"removeOnComplete":true,"tm":"{}"}',
     b"timestamp": b"1700000000000.5",
     b"delay": b"1000",
     b"priority": b"3",
     b"parentKey": b"bull:par:P",
+    b"parent": b'{"id":"P","queueKey":"bull:par","fpof":true}',
     b"rjk": b"nightly",
     b"deid": b"d1",
     b"processedOn": b"1700000000100",
@@ -83,6 +85,7 @@ FIELDS = {
     b"failedReason": b"boom",
     b"stacktrace": b'["E: 1","E: 2"]',
     b"defa": b"job stalled more than allowable limit",
+    b"hq:cancel": b"not wanted",
     b"hq:failure": b'{"ats":2,"reason":"signal","signal":9}',
     b"hq:usage": b'{"ats":2,"wall_s":1.5}',
     b"hq:checkpoint": b'{"frame":3}',
@@ -94,7 +97,7 @@ def test_every_field_is_read() -> None:
         id="7",
         name="vidéo",
         data=b'{"x":1}',
-        opts=WireOptions(attempts=2, remove_on_complete=Keep(0)),
+        opts=WireOptions(attempts=2, remove_on_complete=Keep(0), telemetry="{}"),
         timestamp_ms=1_700_000_000_000,
         delay_ms=1000,
         priority=3,
@@ -108,7 +111,9 @@ def test_every_field_is_read() -> None:
         failed_reason="boom",
         stacktrace=("E: 1", "E: 2"),
         deferred_failure="job stalled more than allowable limit",
+        cancel_reason="not wanted",
         parent_key="bull:par:P",
+        parent=Parent(QueueKey("bull", "par"), "P", "fail"),
         scheduler_id="nightly",
         dedup_id="d1",
         worker_name="wk1",
@@ -117,6 +122,11 @@ def test_every_field_is_read() -> None:
         checkpoint=b'{"frame":3}',
         state="failed",
     )
+
+
+def test_the_context_of_the_producer_is_at_hand() -> None:
+    # conformance: C-044
+    assert JobRecord.read("7", FIELDS).telemetry == "{}"
 
 
 def test_a_job_of_name_and_data_only_is_read() -> None:
@@ -260,21 +270,3 @@ def test_keys_of_a_newer_heavyq_in_failure_and_usage_come_through() -> None:
     }
     job = JobRecord.read("7", fields)
     assert (job.failure, job.usage) == (failure, usage)
-
-
-# -- duties
-
-
-@pytest.mark.parametrize(
-    ("fields", "duty"),
-    [
-        ({}, None),
-        ({b"rjk": b"nightly"}, "scheduler"),
-        ({b"parentKey": b"bull:q:1"}, "parent"),
-        ({b"parent": b'{"id":"1"}'}, "parent"),
-        ({b"deid": b"d"}, None),
-        ({b"defa": b"x"}, None),
-    ],
-)
-def test_a_duty_that_is_not_built_is_named(fields: dict[bytes, bytes], duty: str | None) -> None:
-    assert duty_not_built({b"name": b"n", b"data": b"{}", **fields}) == duty

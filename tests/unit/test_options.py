@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heavyq.bullmq.options import Backoff, Keep, WireOptions, pack_options
+from heavyq.bullmq.keys import QueueKey
+from heavyq.bullmq.options import Backoff, Dedup, Keep, OnFailure, Parent, WireOptions, pack_options
 from heavyq.errors import Unreadable
 
 
@@ -21,7 +23,8 @@ def read(**opts: Any) -> WireOptions:
 def test_what_node_stores_is_read() -> None:
     raw = rb"""{"attempts":3,"backoff":{"type":"exponential","delay":1000,"jitter":0.5},"delay":5000,"priority":2,
         "lifo":true,"jobId":"a\/b","timestamp":1700000000000,"removeOnComplete":{"count":5,"age":3600,"limit":10},
-        "removeOnFail":false,"kl":20,"stackTraceLimit":0,"sizeLimit":1024,"de":{"id":"x"},"fpof":false}"""
+        "removeOnFail":false,"kl":20,"stackTraceLimit":0,"sizeLimit":1024,"de":{"id":"x"},"fpof":false,
+        "x":[1]}"""
     assert WireOptions.read(raw) == WireOptions(
         attempts=3,
         backoff=Backoff("exponential", 1000, 0.5),
@@ -35,7 +38,8 @@ def test_what_node_stores_is_read() -> None:
         size_limit=1024,
         job_id="a/b",
         timestamp_ms=1_700_000_000_000,
-        unknown={"de": {"id": "x"}, "fpof": False},
+        dedup=Dedup("x"),
+        unknown={"x": [1]},
     )
 
 
@@ -128,6 +132,10 @@ def test_a_negative_trace_limit_limits_nothing() -> None:
         (b'{"removeOnFail":{"age":[]}}', "opts.removeOnFail.age"),
         (b'{"kl":"all"}', "opts.kl"),
         (b'{"stackTraceLimit":{}}', "opts.stackTraceLimit"),
+        (b'{"hq":5}', "opts.hq"),
+        (b'{"hq":{"timeout":"soon"}}', "opts.hq.timeout"),
+        (b'{"hq":{"progressTimeout":[]}}', "opts.hq.progressTimeout"),
+        (b'{"hq":{"memoryLimit":{}}}', "opts.hq.memoryLimit"),
     ],
 )
 def test_what_makes_no_sense_is_named(raw: bytes, field: str | None) -> None:
@@ -146,6 +154,50 @@ def test_what_only_the_producer_acted_on_makes_no_job_unreadable() -> None:
     assert options == WireOptions()
 
 
+def test_what_a_child_stores_is_read() -> None:
+    options = read(parent={"id": "P", "queue": "bull:par"}, cpof=True, fpof=False, tm="{}", omc=True)
+    parent = Parent(QueueKey("bull", "par"), "P", "continue")
+    assert options == WireOptions(parent=parent, on_failure="continue", telemetry="{}", omit_context=True)
+
+
+def test_what_a_schedulers_job_stores_is_read() -> None:
+    options = read(repeat={"every": 1000, "count": 2}, repeatJobKey="s", prevMillis=7)
+    assert options == WireOptions(repeat={"every": 1000, "count": 2}, unknown={"repeatJobKey": "s", "prevMillis": 7})
+
+
+@pytest.mark.parametrize(
+    ("flags", "on_failure"),
+    [
+        ({}, None),
+        ({"fpof": False, "rdof": False}, None),
+        ({"fpof": None, "idof": 0}, None),
+        ({"rdof": True}, "remove"),
+        ({"idof": True, "rdof": True}, "ignore"),
+        ({"rdof": 1, "fpof": 1}, "fail"),
+    ],
+)
+def test_the_first_flag_that_is_set_counts(flags: dict[str, Any], on_failure: OnFailure | None) -> None:
+    assert read(**flags).on_failure == on_failure
+
+
+@pytest.mark.parametrize("stored", [None, 1, [], {}, {"id": 5}, {"id": ""}, {"ttl": 5}, "x"])
+def test_a_deduplication_without_an_id_is_none(stored: Any) -> None:
+    assert read(de=stored) == WireOptions()
+
+
+@pytest.mark.parametrize("stored", [None, 1, [], {}, {"id": "1"}, {"id": "1", "queue": "q"}, {"queue": "bull:q"}])
+def test_a_parent_that_makes_no_sense_is_none(stored: Any) -> None:
+    assert read(parent=stored) == WireOptions()
+
+
+def test_heavyqs_own_options_are_one_member() -> None:
+    own = {"timeout": 60_000, "progressTimeout": 5000, "memoryLimit": 2**31}
+    assert read(hq={**own, "newer": 1}) == WireOptions(
+        timeout_ms=60_000, progress_timeout_ms=5000, memory_limit_bytes=2**31
+    )
+    assert read(hq={}) == read(hq=None) == read(hq={"timeout": None, "memoryLimit": 0}) == WireOptions()
+
+
 def test_huge_numbers_are_cut_to_what_javascript_can_count() -> None:
     options = WireOptions.read(b'{"attempts":1' + b"0" * 400 + b',"delay":-1e300}')
     assert (options.attempts, options.delay_ms) == (2**53, -(2**53))
@@ -159,7 +211,7 @@ json_values = st.recursive(
 wire_names = st.sampled_from(
     [
         *("attempts", "backoff", "delay", "jobId", "kl", "lifo", "priority", "removeOnComplete", "removeOnFail"),
-        *("sizeLimit", "stackTraceLimit", "timestamp", "de"),
+        *("sizeLimit", "stackTraceLimit", "timestamp", "de", "parent", "repeat", "tm", "omc", "hq", "fpof", "rdof"),
     ]
 )
 backoffs = st.fixed_dictionaries({}, optional={"type": json_values, "delay": json_values, "jitter": json_values})
@@ -172,7 +224,12 @@ def test_any_bytes_are_read_or_unreadable(raw: bytes) -> None:
         WireOptions.read(raw)
 
 
-@given(st.dictionaries(wire_names, json_values | backoffs | keeps))
+rules = st.fixed_dictionaries({"id": json_values}, optional={"ttl": json_values, "extend": json_values})
+parents = st.fixed_dictionaries({}, optional={"id": json_values, "queue": json_values})
+own = st.fixed_dictionaries({}, optional={"timeout": json_values, "memoryLimit": json_values})
+
+
+@given(st.dictionaries(wire_names, json_values | backoffs | keeps | rules | parents | own))
 def test_any_json_object_is_read_or_unreadable(opts: dict[str, Any]) -> None:
     with contextlib.suppress(Unreadable):
         options = WireOptions.read(json.dumps(opts).encode())
@@ -244,7 +301,56 @@ def test_retention_is_written_in_its_shortest_form(keep: Keep, stored: Any) -> N
     assert type(opts["removeOnComplete"]) is type(stored)
 
 
+def test_everything_else_has_bullmqs_names_too() -> None:
+    assert packed(
+        dedup=Dedup("d", ttl_ms=5000, extend=True, replace=True, keep_last_if_active=True, reschedule=True),
+        parent=Parent(QueueKey("bull", "par"), "P", "ignore"),
+        repeat={"every": 5},
+        telemetry="{}",
+        omit_context=True,
+        timeout_ms=1000,
+        progress_timeout_ms=500,
+        memory_limit_bytes=2**30,
+    ) == {
+        "attempts": 0,
+        "de": {
+            "id": "d",
+            "ttl": 5000,
+            "extend": True,
+            "replace": True,
+            "keepLastIfActive": True,
+            "reschedule": True,
+        },
+        "parent": {"id": "P", "queue": "bull:par"},
+        "idof": True,
+        "repeat": {"every": 5},
+        "tm": "{}",
+        "omc": True,
+        "hq": {"timeout": 1000, "progressTimeout": 500, "memoryLimit": 2**30},
+    }
+
+
+def test_what_a_failure_does_to_a_parent_that_is_not_known_yet() -> None:
+    assert packed(on_failure="fail") == {"attempts": 0, "fpof": True}
+    parent = Parent(QueueKey("bull", "par"), "P", "ignore")
+    assert packed(on_failure="fail", parent=parent).keys() == {"attempts", "fpof", "parent"}
+
+
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+
+
+prefixes = names.filter(lambda text: not text.endswith(":"))
+queue_names = names.map(lambda text: text.replace(":", "_"))
+dedups = st.builds(
+    Dedup,
+    names,
+    st.none() | st.integers(1, 2**50),
+    extend=st.booleans(),
+    replace=st.booleans(),
+    keep_last_if_active=st.booleans(),
+    reschedule=st.booleans(),
+)
+unflagged_parents = st.builds(Parent, st.builds(QueueKey, prefixes, queue_names), names)
 
 
 @given(
@@ -263,8 +369,20 @@ names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=2
     size_limit=st.none() | st.integers(0, 2**40),
     job_id=st.none() | st.text(),
     timestamp_ms=st.none() | st.integers(0, 2**41),
+    dedup=st.none() | dedups,
+    parent=st.none() | unflagged_parents,
+    on_failure=st.none() | st.sampled_from(get_args(OnFailure)),
+    repeat=st.none() | st.dictionaries(names, st.integers(0, 2**40) | names, max_size=3),
+    telemetry=st.none() | names,
+    omit_context=st.booleans(),
+    timeout_ms=st.none() | st.integers(1, 2**40),
+    progress_timeout_ms=st.none() | st.integers(1, 2**40),
+    memory_limit_bytes=st.none() | st.integers(1, 2**50),
 )
 def test_what_is_written_is_read_back(**options: Any) -> None:
     raw = pack_options(**options)
     raw.decode("ascii")
-    assert WireOptions.read(raw) == WireOptions(**options)
+    parent: Parent | None = options.pop("parent")
+    if parent:
+        parent = dataclasses.replace(parent, on_failure=options["on_failure"])
+    assert WireOptions.read(raw) == WireOptions(**options, parent=parent)

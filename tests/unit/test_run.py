@@ -45,28 +45,28 @@ def test_result_completes():
 
 @pytest.mark.parametrize("attempts", [1, 3])
 def test_job_over_its_memory_limit_fails_for_good_whatever_its_attempts(attempts):
-    state, actions = life.decide(begin_running(attempts=attempts), life.MemoryExceeded(FULL))
+    state, actions = life.decide(begin_running(attempts=attempts), life.Condemned(FULL, at_once=True))
     assert actions == (life.KillChild(),)
     _, (settle,) = life.decide(state, life.ChildLost(KILLED, USAGE))
     assert settle.settlement == life.Fail(FULL, USAGE)
 
 
 def test_kernel_that_was_quicker_than_our_stop_is_told():
-    stopping, _ = life.decide(begin_running(), life.MemoryExceeded(FULL))
+    stopping, _ = life.decide(begin_running(), life.Condemned(FULL, at_once=True))
     _, (settle,) = life.decide(stopping, life.ChildLost(KERNEL, USAGE))
     assert settle.settlement == life.Fail(KERNEL, USAGE)
 
 
 def test_result_that_arrived_whole_wins_over_a_stop_for_memory():
-    stopping, _ = life.decide(begin_running(), life.MemoryExceeded(FULL))
+    stopping, _ = life.decide(begin_running(), life.Condemned(FULL, at_once=True))
     _, (settle,) = life.decide(stopping, life.Reported(b"1", USAGE))
     assert settle.settlement == life.Complete(b"1", USAGE)
 
 
 def test_memory_death_while_handing_back_is_handed_back():
     stopping, _ = life.decide(begin_running(), life.StopAsked())
-    stopping, actions = life.decide(stopping, life.MemoryExceeded(FULL))
-    assert actions == ()
+    stopping, actions = life.decide(stopping, life.Condemned(FULL, at_once=True))
+    assert actions == (life.KillChild(),)
     _, (settle,) = life.decide(stopping, life.ChildLost(KILLED, USAGE))
     assert settle.settlement == life.HandBack()
 
@@ -128,7 +128,7 @@ def test_death_of_the_child_is_a_failed_attempt():
 
 def test_drain_hands_back_after_the_child_is_dead_and_not_before():
     state, actions = life.decide(begin_running(attempts=1), life.StopAsked())
-    assert actions == (life.KillChild(),)
+    assert actions == (life.StopJob(),)
     _, (settle,) = life.decide(state, life.ChildLost(KILLED, USAGE))
     assert settle.settlement == life.HandBack()
 
@@ -153,13 +153,85 @@ def test_lease_lost_while_being_stopped_writes_nothing():
 def test_job_that_must_not_run_is_settled_without_a_child():
     for changes, settlement in (
         ({"unreadable": BOOM}, life.Fail(BOOM, None)),
-        ({"duty": "scheduler"}, life.Defer("scheduler")),
         ({"deferred": KILLED}, life.Fail(KILLED, None)),
-        ({"duty": "parent", "deferred": KILLED}, life.Defer("parent")),
-        ({"duty": "parent", "unreadable": BOOM}, life.Defer("parent")),
     ):
         _, (settle,) = life.begin(facts(**changes), draining=False)
         assert settle.settlement == settlement
+
+
+@pytest.mark.parametrize(
+    ("event", "settlement"),
+    [
+        (life.Postponed("snooze", 500, USAGE), life.Snooze(USAGE, 500)),
+        (life.Postponed("rate_limited", 500, USAGE), life.HandBack(limit_ms=500)),
+        (life.Postponed("children", 0, USAGE), life.WaitForChildren(USAGE)),
+    ],
+)
+def test_job_that_asks_to_run_later_burns_no_attempt(event, settlement):
+    _, (settle,) = life.decide(begin_running(attempts=1), event)
+    assert settle.settlement == settlement
+
+
+@pytest.mark.parametrize(
+    ("report", "settlement"),
+    [
+        (life.Raised(BOOM, USAGE, final=True), life.Fail(BOOM, USAGE)),
+        (life.Raised(BOOM, USAGE, retry_ms=700), life.RetryLater(BOOM, USAGE, 700)),
+        (life.Raised(BOOM, USAGE, retry_ms=0), life.RetryNow(BOOM, USAGE)),
+        (life.Raised(BOOM, USAGE, retry_ms=-1), life.Fail(BOOM, USAGE)),
+    ],
+)
+def test_job_or_its_strategy_says_when_the_retry_is(report, settlement):
+    _, (settle,) = life.decide(begin_running(attempts=3, backoff=Backoff("mine", 0)), report)
+    assert settle.settlement == settlement
+
+
+def test_delay_that_the_job_asks_for_does_not_make_a_further_attempt():
+    _, (settle,) = life.decide(begin_running(attempts=1), life.Raised(BOOM, USAGE, retry_ms=700))
+    assert settle.settlement == life.Fail(BOOM, USAGE)
+
+
+@pytest.mark.parametrize(
+    ("blame", "settlement"),
+    [
+        ("its own", life.Fail(KILLED, USAGE)),
+        ("one of many", life.HandBack(strikes=1)),
+        ("another's", life.HandBack()),
+    ],
+)
+def test_death_of_a_shared_child_costs_an_attempt_only_who_is_known_to_have_caused_it(blame, settlement):
+    _, (settle,) = life.decide(begin_running(attempts=1), life.ChildLost(KILLED, USAGE, blame))
+    assert settle.settlement == settlement
+
+
+def test_job_that_was_told_to_stop_is_handed_back_when_it_has():
+    state, _ = life.decide(begin_running(attempts=1), life.StopAsked())
+    _, (settle,) = life.decide(state, life.Stopped(USAGE))
+    assert settle.settlement == life.HandBack()
+
+
+@pytest.mark.parametrize("end", [life.Stopped(USAGE), life.ChildLost(KILLED, USAGE)])
+def test_job_over_its_time_fails_with_that_reason_however_it_stops(end):
+    over = Failure("timeout", "too long")
+    state, actions = life.decide(begin_running(attempts=2), life.Condemned(over))
+    assert actions == (life.StopJob(),)
+    _, (settle,) = life.decide(state, end)
+    assert settle.settlement == life.RetryNow(over, USAGE)
+
+
+def test_cancelled_job_is_not_retried():
+    gone = Failure("cancelled", "cancelled")
+    state, _ = life.decide(begin_running(attempts=9), life.Condemned(gone))
+    _, (settle,) = life.decide(state, life.Stopped(USAGE))
+    assert settle.settlement == life.Fail(gone, USAGE)
+
+
+def test_outcome_that_the_children_forbid_becomes_a_failure():
+    why = Failure("child_failed", "a child failed")
+    state, _ = life.decide(begin_running(), life.Reported(b"1", USAGE))
+    state, (settle,) = life.decide(state, life.Refused(why))
+    assert settle.settlement == life.Fail(why, USAGE)
+    assert life.decide(state, life.Settled(lost=False))[0] == life.Ended(lost=False)
 
 
 def test_lease_that_arrives_while_draining_is_handed_back():
@@ -178,10 +250,16 @@ EVENTS = st.sampled_from(
         life.Assigned(),
         life.Reported(b"1", USAGE),
         life.Raised(BOOM, USAGE),
+        life.Raised(BOOM, USAGE, final=True),
+        life.Postponed("snooze", 5, USAGE),
+        life.Postponed("children", 0, USAGE),
+        life.Stopped(USAGE),
         life.ChildLost(KILLED, USAGE),
+        life.ChildLost(KILLED, USAGE, "one of many"),
+        life.Condemned(BOOM),
         life.LeaseLost(),
         life.StopAsked(),
-        life.MemoryExceeded(FULL),
+        life.Condemned(FULL, at_once=True),
         life.Settled(lost=False),
         life.Settled(lost=True),
     ]

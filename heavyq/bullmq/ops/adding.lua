@@ -1,5 +1,8 @@
 -- adding.lua: how a new job is stored and placed, and what its deduplication id holds.
 
+local PRIORITY_MAX = 2097151 -- more would not leave a score of `prioritized` exact
+local DUE_MS_MAX = 2199023255551 -- nor a later moment one of `delayed`
+
 -- Write a new job's hash. job: name, data, opts (JSON), timestamp_ms, delay_ms, priority, and any further
 -- fields and values in `...`.
 local function store_job(id, job, ...)
@@ -8,8 +11,13 @@ local function store_job(id, job, ...)
   emit('added', 'jobId', id, 'name', job.name)
 end
 
--- Put a new job where it waits: a delay goes before a priority, and a priority before lifo.
+-- Put a new job where it waits: children go before a delay, a delay before a priority, a priority before lifo.
 local function place_job(settings, id, job)
+  if job.waits_for_children then
+    redis.call('ZADD', key('waiting-children'), job.timestamp_ms, id)
+    emit_and_trim(settings, 'waiting-children', 'jobId', id)
+    return
+  end
   if job.delay_ms > 0 then
     local due_ms = job.timestamp_ms + job.delay_ms
     push_delayed(id, due_ms)
@@ -40,38 +48,53 @@ local function release_deduplication(deduplication_id, id)
   end
 end
 
+-- A number in options as a whole one, 0 to `most`; what is none counts as 0.
+local function option_number(value, most)
+  local number = tonumber(value)
+  if not number or number ~= number then
+    return 0
+  end
+  return math.floor(math.max(0, math.min(number, most)))
+end
+
 -- The options in a kept job's JSON that say where it waits; what cannot be read counts as not said.
-local function placing_options(text)
+local function placing_options(text, now_ms)
   local ok, opts = pcall(cjson.decode, text)
   if not ok or type(opts) ~= 'table' then
     opts = {}
   end
-  return { delay_ms = tonumber(opts.delay) or 0, priority = tonumber(opts.priority) or 0, lifo = opts.lifo == true }
+  return {
+    delay_ms = option_number(opts.delay, DUE_MS_MAX - now_ms),
+    priority = option_number(opts.priority, PRIORITY_MAX),
+    lifo = opts.lifo == true,
+  }
 end
 
 -- Add the job that was kept back under a deduplication id while its owner ran (keepLastIfActive). An id that
--- is taken by now is left to the job that has it.
+-- is taken by now is left to the job that has it; a parent that is gone by now waits for nothing.
 local function add_kept_job(settings, deduplication_id, now_ms)
   local record_key = key('dn:' .. deduplication_id)
   local record = redis.call('HMGET', record_key, 'name', 'data', 'opts', 'jid', 'pk', 'pd', 'pdk', 'rjk')
   redis.call('DEL', record_key)
   local number = digits(redis.call('INCR', key('id')))
   local id = record[4] or number
-  if job_exists(id) then
+  if redis.call('EXISTS', key(id)) == 1 then
     emit_and_trim(settings, 'duplicated', 'jobId', id)
     return
   end
-  local job = placing_options(record[3] or '{}')
+  local job = placing_options(record[3] or '{}', now_ms)
   job.name, job.data, job.opts, job.timestamp_ms = record[1] or '', record[2] or '{}', record[3] or '{}', now_ms
   redis.call('SET', key('de:' .. deduplication_id), id)
-  store_job(id, job, 'deid', deduplication_id)
-  for field, value in pairs({ parentKey = record[5], parent = record[6], rjk = record[8] }) do
-    if value then
-      redis.call('HSET', key(id), field, value)
+  local fields = { 'deid', deduplication_id }
+  for n, field in pairs({ [5] = 'parentKey', [6] = 'parent', [8] = 'rjk' }) do
+    if record[n] then
+      table.insert(fields, field)
+      table.insert(fields, record[n])
     end
   end
+  store_job(id, job, unpack(fields))
   place_job(settings, id, job)
-  if record[7] then
+  if record[7] and record[5] and redis.call('EXISTS', record[5]) == 1 then
     redis.call('SADD', record[7], key(id))
   end
 end

@@ -30,8 +30,11 @@ end
 local function in_queue(base, act, ...)
   local before = QUEUE
   QUEUE = base
-  local result = act(...)
+  local ok, result = pcall(act, ...)
   QUEUE = before
+  if not ok then
+    error(result, 0)
+  end
   return result
 end
 
@@ -242,7 +245,7 @@ end
 -- The fields of the leased job that decide what may be done with it; nil if its hash is gone.
 local function read_leased(lease)
   local found = redis.call('HMGET', lease.key, 'hq:fence', 'ats', 'processedOn', 'finishedOn', 'hq:settled',
-    'atm', 'priority', 'deid')
+    'atm', 'priority', 'deid', 'hq:cancel', 'parentKey', 'parent')
   if not found[1] and redis.call('EXISTS', lease.key) == 0 then
     return nil
   end
@@ -255,6 +258,9 @@ local function read_leased(lease)
     attempts_made = integer(found[6]),
     priority = integer(found[7]),
     deduplication_id = found[8],
+    cancel_reason = found[9],
+    parent_key = found[10],
+    parent = found[11],
   }
 end
 
@@ -291,6 +297,17 @@ local function settle_refusal(lease, job)
   return nil
 end
 
+-- The job has children that pend or have failed: it may not complete, nor wait for them in the second case.
+local function children_refusal(lease)
+  if redis.call('EXISTS', lease.key .. ':dependencies') == 1 then
+    return 'pending_children'
+  end
+  if redis.call('EXISTS', lease.key .. ':unsuccessful') == 1 then
+    return 'failed_children'
+  end
+  return nil
+end
+
 -- Take the job out of `active` and end the lease; the fields in `...` go too.
 -- False, and nothing written, if it was not there: then the lease is lost.
 local function leave_active(lease, ...)
@@ -299,6 +316,24 @@ local function leave_active(lease, ...)
   end
   redis.call('DEL', lease.lock)
   redis.call('SREM', key('stalled'), lease.id)
-  redis.call('HDEL', lease.key, 'hq:fence', ...)
+  redis.call('HDEL', lease.key, 'hq:fence', 'hq:cancel', ...)
   return true
+end
+
+-- Put a job that has just left `active` where it runs next.
+local function return_to_head(settings, lease, job)
+  if job.priority > 0 then
+    prioritize_first(lease.id, job.priority)
+  else
+    push_first(settings, lease.id)
+  end
+  mark_ready(settings)
+  emit_and_trim(settings, 'waiting', 'jobId', lease.id, 'prev', 'active')
+end
+
+-- The job was to be cancelled, and its run ended before it heard of that: whoever leases it next fails it.
+local function keep_cancel(job_key, reason)
+  if reason then
+    redis.call('HSET', job_key, 'defa', reason == '' and 'cancelled' or 'cancelled: ' .. reason)
+  end
 end

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from heavyq.bullmq.op import Arg
     from heavyq.bullmq.options import Keep
 
-Settled = Literal["settled", "lost", "gone", "refused"]
+Settled = Literal["settled", "lost", "gone", "pending_children", "failed_children"]
 """What a settle did.
 
 settled: written, now or by an earlier call with this lease. lost: the job is not ours any more, nothing is
-written. gone: the job's hash does not exist, nothing is left to write. refused: children of the job are pending
-or have failed, nothing is written.
+written. gone: the job's hash does not exist, nothing is left to write. pending_children, failed_children: only of
+`complete` and `wait_children`: it may not be, nothing is written.
 """
 
 _SETTLED: Final = frozenset(get_args(Settled))

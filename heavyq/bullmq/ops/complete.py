@@ -12,11 +12,14 @@ if TYPE_CHECKING:
     from heavyq.bullmq.options import Keep
 
 
-def complete(lease: Lease, *, now_ms: int, returnvalue: bytes, keep: Keep, usage: bytes) -> Op[Settled]:
-    """Settle a lease: the job is completed, and stays or is deleted as `keep` says.
+def complete(
+    lease: Lease, *, now_ms: int, returnvalue: bytes, keep: Keep, usage: bytes, metrics_points: int = 0
+) -> Op[Settled]:
+    """Settle a lease: the job is completed, and stays or is deleted as `keep` says; its parent gets the value.
 
     returnvalue: JSON text, always valid: it stands in an event that kills BullMQ's readers if it is not.
-    usage: JSON text of `hq:usage`.
+    usage: JSON text of `hq:usage`. metrics_points: minutes for which the queue's metrics are kept, 0 for none.
+    Refused while children of the job pend, or when one has failed it.
     """
     return Op(
         verb="complete",
@@ -26,6 +29,7 @@ def complete(lease: Lease, *, now_ms: int, returnvalue: bytes, keep: Keep, usage
             now_ms,
             returnvalue,
             *keep_args(keep),
+            metrics_points,
             *field_args(("hq:usage", usage)),
         ),
         read=read_settled,

@@ -26,6 +26,7 @@ redis.call('HSET', lease.key, 'delay', digits(delay_ms), 'hq:settled', lease.tok
 if burns_attempt then
   redis.call('HSET', lease.key, 'atm', digits(job.attempts_made + 1))
 end
+keep_cancel(lease.key, job.cancel_reason)
 local settings = read_settings()
 push_delayed(lease.id, due_ms)
 emit_and_trim(settings, 'delayed', 'jobId', lease.id, 'delay', digits(due_ms))

@@ -22,11 +22,13 @@ def fail(
     attempts: int,
     failure: bytes,
     usage: bytes,
+    metrics_points: int = 0,
 ) -> Op[Settled]:
-    """Settle a lease: the job is failed and is not tried again.
+    """Settle a lease: the job is failed and is not tried again; its parent is told, as the job's own rule says.
 
     failed_reason: text, not JSON. stacktrace: JSON array of all attempts' traces. failure, usage: JSON text of
     `hq:failure` and `hq:usage`. attempts: what the job's options say, 0 if they say nothing.
+    metrics_points: minutes for which the queue's metrics are kept, 0 for none.
     """
     return Op(
         verb="fail",
@@ -37,6 +39,7 @@ def fail(
             failed_reason,
             *keep_args(keep),
             attempts,
+            metrics_points,
             *field_args(("stacktrace", stacktrace), ("hq:failure", failure), ("hq:usage", usage)),
         ),
         read=read_settled,

@@ -1,4 +1,5 @@
 -- find: one job, and where it is.
+-- Uses: places
 --
 -- KEYS[1]  meta
 -- ARGV     1 id
@@ -9,22 +10,7 @@
 
 local id = ARGV[1]
 
-local function state_of()
-  for _, set in ipairs({ 'completed', 'failed', 'delayed', 'prioritized' }) do
-    if redis.call('ZSCORE', key(set), id) then
-      return set
-    end
-  end
-  if redis.call('LPOS', key('active'), id) then
-    return 'active'
-  end
-  if redis.call('LPOS', key('wait'), id, 'RANK', -1) or redis.call('LPOS', key('paused'), id, 'RANK', -1) then
-    return 'waiting'
-  end
-  return redis.call('ZSCORE', key('waiting-children'), id) and 'waiting-children' or 'unknown'
-end
-
 if not job_exists(id) then
   return {}
 end
-return { state_of(), redis.call('HGETALL', key(id)) }
+return { state_of(id), redis.call('HGETALL', key(id)) }

@@ -3,15 +3,19 @@
 -- KEYS[1]  meta
 -- ARGV     1 token  2 now (ms)  3 lock duration (ms)  4 worker name ('': none)
 --          5 '1': the reply to an earlier call with this token was lost; a job it took is returned, not another
+--          6 jobs that the worker starts per window ('': no limit of its own)  7 the window (ms)
 -- Returns  {'job', id, fields and values of its hash}, {'nothing', ms when the next delayed job is due or ''},
 --          or {'refused', ms to wait for the rate limit, or 0: paused, or at the global concurrency}
 --
 -- Mirrors BullMQ 5 and 6, move to active.
--- Differences: hq:fence is written; an id without a job is dropped, never run (BullMQ makes a hash for it).
+-- The queue's own limit goes before the worker's, but the worker's window is used where it has one.
+-- Differences: hq:fence is written; the wish to cancel an earlier run goes; an id without a job is dropped, never run (BullMQ makes a hash for it).
 -- A deferred failure (`defa`) is left in the hash: the worker acts on it.
 
 local token, now_ms, lock_ms, worker_name = ARGV[1], number_argument(2), number_argument(3), ARGV[4]
 local is_replay = ARGV[5] == '1'
+local worker_max = ARGV[6] ~= '' and number_argument(6) or nil
+local worker_window_ms = worker_max and math.floor(math.abs(number_argument(7)))
 
 local function leased(id)
   return { 'job', id, redis.call('HGETALL', key(id)) }
@@ -39,12 +43,12 @@ local function find_by_token()
 end
 
 -- Ms to wait until the rate limit lets a job start, or nil.
-local function rate_limit_wait_ms(settings)
-  if not settings.rate_max then
+local function rate_limit_wait_ms(max)
+  if not max then
     return nil
   end
   local started = redis.call('GET', key('limiter'))
-  if not started or integer(started) < settings.rate_max then
+  if not started or integer(started) < max then
     return nil
   end
   local ttl_ms = redis.call('PTTL', key('limiter'))
@@ -92,9 +96,9 @@ local function next_fence()
 end
 
 -- Without a window the count ends at once: a limit needs both.
-local function count_start(settings)
+local function count_start(window_ms)
   if redis.call('INCR', key('limiter')) == 1 then
-    redis.call('PEXPIRE', key('limiter'), settings.rate_window_ms)
+    redis.call('PEXPIRE', key('limiter'), digits(window_ms))
   end
 end
 
@@ -107,7 +111,8 @@ end
 
 local settings = read_settings()
 promote_due(settings, now_ms)
-local wait_ms = rate_limit_wait_ms(settings)
+local rate_max = settings.rate_max or worker_max
+local wait_ms = rate_limit_wait_ms(rate_max)
 if wait_ms then
   return { 'refused', wait_ms }
 end
@@ -121,9 +126,12 @@ if not id then
   return { 'nothing', due_ms and digits(math.floor(due_ms)) or '' }
 end
 
-local found = redis.call('HMGET', key(id), 'ats', 'defa')
-if settings.rate_max and not found[2] then
-  count_start(settings)
+local found = redis.call('HMGET', key(id), 'ats', 'defa', 'hq:cancel')
+if rate_max and not found[2] then -- what fails without running uses up nothing
+  count_start(worker_window_ms or settings.rate_window_ms)
+end
+if found[3] then
+  redis.call('HDEL', key(id), 'hq:cancel') -- left by a run whose worker does not know it
 end
 redis.call('SET', lock_key(id), token, 'PX', lock_ms)
 emit('active', 'jobId', id, 'prev', 'waiting')

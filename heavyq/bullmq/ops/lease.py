@@ -15,12 +15,21 @@ if TYPE_CHECKING:
 
 
 def lease(
-    q: QueueKey, *, token: str, now_ms: int, lock_ms: int, worker_name: str | None, replay: bool = False
+    q: QueueKey,
+    *,
+    token: str,
+    now_ms: int,
+    lock_ms: int,
+    worker_name: str | None,
+    replay: bool = False,
+    limiter: tuple[int, int] | None = None,
 ) -> Op[LeaseReply]:
     """Promote the delayed jobs that are due, then take the next job.
 
     token: the lock's value, a new one for every lease. lock_ms: the lock's time to live, by the server's clock.
     replay: the reply to a first call with this token was lost; the job that it took is returned, if it took one.
+    limiter: jobs that may start per window, by all workers of the queue, and the window in ms; the queue's own
+    global limit goes before the first number.
     Safe to repeat with `replay`, and only so.
     """
     if not token or token == "0":  # noqa: S105 - BullMQ's word for "no lock"
@@ -28,7 +37,7 @@ def lease(
     return Op(
         verb="lease",
         keys=meta(q),
-        args=(token, now_ms, lock_ms, worker_name or NOTHING, int(replay)),
+        args=(token, now_ms, lock_ms, worker_name or NOTHING, int(replay), *(limiter or (NOTHING, NOTHING))),
         read=partial(_read, q, token),
         replayable=True,
     )

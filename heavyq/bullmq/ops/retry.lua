@@ -22,6 +22,7 @@ if not leave_active(lease) then
 end
 
 redis.call('HSET', lease.key, 'atm', digits(job.attempts_made + 1), 'hq:settled', lease.token, unpack(ARGV, 8))
+keep_cancel(lease.key, job.cancel_reason)
 local settings = read_settings()
 promote_due(settings, now_ms)
 if job.priority > 0 then

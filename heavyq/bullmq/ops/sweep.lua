@@ -8,7 +8,7 @@
 -- lock since, and the lock is gone. One look per interval, whoever takes it.
 --
 -- Mirrors BullMQ 5 and 6, move stalled jobs to wait.
--- Differences: hq:fence goes; an id without a job is only dropped; while paused, the list in use is kept.
+-- Differences: heavyq's own fields of the run go; a job that was to be cancelled gets `defa`; an id without a job is only dropped; while paused, the list in use is kept.
 
 local now_ms, interval_ms, stalls_allowed = number_argument(1), number_argument(2), number_argument(3)
 local TOO_MANY = 'job stalled more than allowable limit'
@@ -23,13 +23,14 @@ local function has_scheduler(scheduler_id)
 end
 
 local function give_back(settings, id)
-  local found = redis.call('HMGET', key(id), 'stc', 'rjk')
+  local found = redis.call('HMGET', key(id), 'stc', 'rjk', 'hq:cancel')
   local stalls = integer(found[1]) + 1
   redis.call('HSET', key(id), 'stc', digits(stalls))
   if stalls > stalls_allowed and not has_scheduler(found[2]) then
     redis.call('HSET', key(id), 'defa', TOO_MANY) -- the next worker that leases it fails it, without running
   end
-  redis.call('HDEL', key(id), 'hq:fence')
+  keep_cancel(key(id), found[3])
+  redis.call('HDEL', key(id), 'hq:fence', 'hq:cancel')
   push_first(settings, id)
   emit('waiting', 'jobId', id, 'prev', 'active')
   emit('stalled', 'jobId', id)

@@ -1,0 +1,56 @@
+-- cancel: a job that waits fails at once; one that runs is told to stop by the worker that has it.
+-- Uses: adding parents ending
+--
+-- KEYS[1]  meta
+-- ARGV     1 id  2 now (ms)  3 failedReason (text)
+--          4 keep count (-1: all)  5 keep age in s ('': any)  6 limit of the age rule
+--          7 hq:failure (JSON) behind its first member, `ats`, which only the hash knows
+--          8 the reason as it was given, for the worker
+-- Returns  'failed', 'asked', 'over' (it had ended), 'gone', or 'scheduled': nothing is written, for the next runs
+--          of its scheduler hang on it
+--
+-- Mirrors no script of BullMQ. What is left is what a failed job leaves there, with no attempt made.
+
+local id, now_ms, reason, keep = ARGV[1], number_argument(2), ARGV[3], keep_argument(4)
+local failure_tail, given_reason = ARGV[7], ARGV[8]
+
+if not job_exists(id) then
+  return 'gone'
+end
+if redis.call('LPOS', key('active'), id) then
+  redis.call('HSET', key(id), 'hq:cancel', given_reason)
+  return 'asked'
+end
+
+local found = redis.call('HMGET', key(id), 'rjk', 'ats', 'deid', 'parentKey', 'parent')
+local next_run = found[1] and redis.call('ZSCORE', key('repeat'), found[1])
+if next_run and id == 'repeat:' .. found[1] .. ':' .. digits(tonumber(next_run)) then
+  return 'scheduled'
+end
+
+-- Where the job waited, which it leaves; nil if it waits nowhere.
+local function leave_waiting()
+  for _, set in ipairs({ 'delayed', 'prioritized', 'waiting-children' }) do
+    if redis.call('ZREM', key(set), id) == 1 then
+      return set
+    end
+  end
+  for _, list in ipairs({ 'wait', 'paused' }) do
+    if redis.call('LREM', key(list), -1, id) > 0 then
+      return 'waiting'
+    end
+  end
+  return nil
+end
+
+local prev = leave_waiting()
+if not prev then
+  return 'over'
+end
+redis.call('HDEL', key(id), 'defa', 'hq:strikes')
+finish(read_settings(), id, { deduplication_id = found[3], parent_key = found[4], parent = found[5] }, {
+  set = 'failed', prev = prev, field = 'failedReason', value = reason, now_ms = now_ms, keep = keep,
+  fields = { 'hq:failure', '{"ats":' .. digits(integer(found[2])) .. ',' .. failure_tail },
+  metrics_points = 0,
+})
+return 'failed'

@@ -1,0 +1,13 @@
+-- update_data: a job gets another payload.
+--
+-- KEYS[1]  meta
+-- ARGV     1 id  2 data (JSON)
+-- Returns  'done', 'gone'
+--
+-- Mirrors BullMQ 5 and 6, update data.
+
+if not job_exists(ARGV[1]) then
+  return 'gone'
+end
+redis.call('HSET', key(ARGV[1]), 'data', ARGV[2])
+return 'done'

@@ -1,0 +1,172 @@
+"""Errands: the functions that a queue's `@on` declares, run in a child after a job's outcome was written.
+
+Owns what is sent for one, and how many may wait. At most once: an errand whose child dies, or that takes too long, is
+not repeated, and a worker that ends drops those that have not begun. Never touches a lease or Redis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import structlog
+
+from heavyq.bullmq.job_hash import JobRecord
+from heavyq.bullmq.keys import QueueKey
+from heavyq.core import run as life
+from heavyq.job import wire
+from heavyq.linux.clock import epoch_ms, monotonic_s
+from heavyq.linux.frames import pack_parts
+from heavyq.worker.crew import Crew
+from heavyq.worker.process import ChildProcess
+from heavyq.worker.runs import Run
+from heavyq.worker.seats import Seats
+from heavyq.worker.served import Served
+
+ERRAND_LIMIT_S = 30.0
+SHARED_GRACE_S = 10.0  # a child with other jobs ends the function itself when its time is over
+WAITING_MAX = 1_000
+
+
+@dataclass(slots=True)
+class Errand:
+    """One event of one job, on its way to the functions that want it.
+
+    number: ours, of the same count as runs. made: attempts that were made when it happened. fields: of the job's hash.
+    until_s: when its child is killed, once it has one.
+    """
+
+    number: int
+    queue: QueueKey
+    job_id: str
+    event: str
+    made: int
+    fields: Mapping[bytes, bytes]
+    child: int | None = None
+    until_s: float | None = None
+
+    @property
+    def alone(self) -> bool:
+        return False
+
+    def frame(self) -> list[bytes]:
+        """Return what the child is sent."""
+        head = {
+            "run": self.number,
+            "queue": self.queue.name,
+            "prefix": self.queue.prefix,
+            "id": self.job_id,
+            "event": self.event,
+            "made": self.made,
+            "at_ms": epoch_ms(),
+        }
+        return pack_parts(wire.HOOK, head, [self.fields.get(name, b"") for name in wire.HOOK_PARTS])
+
+
+class Errands:
+    """The errands of one worker."""
+
+    def __init__(self, served: Mapping[QueueKey, Served], seats: Seats, crew: Crew, numbers: Iterator[int]) -> None:
+        self._served, self._seats, self._crew, self._numbers = served, seats, crew, numbers
+        self._all: dict[int, Errand] = {}
+        self._draining = False
+        self._log = structlog.get_logger().bind(thread="control")
+
+    @property
+    def idle(self) -> bool:
+        """True when none is on its way."""
+        return not self._all
+
+    # ---- what there is to tell
+
+    def follow(self, run: Run, settlement: life.Settlement) -> None:
+        """A run's outcome was written: tell the functions that want to know."""
+        event, made, told = _told(run, settlement)
+        if event is not None and event in self._served[run.queue].traits.hooks:
+            self._add(run.queue, run.job.lease.job_id, event, made, {**run.job.fields, **told})
+
+    def stalled(self, queue: QueueKey, record: JobRecord) -> None:
+        """A job went back to wait, for its worker was gone."""
+        fields = {
+            b"name": record.name.encode(),
+            b"data": record.data,
+            b"timestamp": str(record.timestamp_ms).encode(),
+            b"progress": record.progress or b"",
+        }
+        self._add(queue, record.id, "stalled", record.attempts_made, fields)
+
+    def _add(self, queue: QueueKey, job_id: str, event: str, made: int, fields: Mapping[bytes, bytes]) -> None:
+        if len(self._all) >= WAITING_MAX or self._draining:
+            self._log.warning("an @on function is not called", queue=queue.name, job=job_id, event_name=event)
+            return
+        errand = Errand(next(self._numbers), queue, job_id, event, made, fields)
+        self._all[errand.number] = errand
+        self._seats.waiting.append(errand)
+
+    # ---- in a child
+
+    def begin(self, number: int, child: ChildProcess) -> None:
+        """A child takes it."""
+        errand = self._all[number]
+        grace_s = SHARED_GRACE_S if child.seats > 1 else 0.0
+        errand.until_s = monotonic_s() + ERRAND_LIMIT_S + grace_s
+        child.send(*errand.frame())
+
+    def over(self, child: ChildProcess, head: Mapping[str, Any]) -> None:
+        """A child says that the functions are through."""
+        errand = self._all.get(head["run"])
+        if errand is None or errand.child != child.number:
+            return
+        del self._all[errand.number]
+        child.cpu_told_s = float(head["cpu_total_s"])
+        own = child.meter.own_bytes() if child.meter else 0
+        self._crew.run_over(child, errand.number, own, clean=bool(head["clean"]))
+
+    def child_died(self, child: ChildProcess) -> None:
+        """What it had is not repeated."""
+        for errand in [one for one in self._all.values() if one.child == child.number]:
+            self._log.error(
+                "an @on function has not ended", queue=errand.queue.name, job=errand.job_id, event_name=errand.event
+            )
+            del self._all[errand.number]
+
+    def tick(self, now_s: float) -> None:
+        """Kill the child whose function takes too long."""
+        for errand in self._all.values():
+            child = self._crew.children.get(errand.child) if errand.child is not None else None
+            if child is not None and errand.until_s is not None and now_s >= errand.until_s:
+                child.culprit = errand.number if child.culprit is None else child.culprit
+                self._crew.kill(child, f"an @on function of it took over {ERRAND_LIMIT_S:g} s")
+
+    # ---- ending
+
+    def drain(self) -> None:
+        """Begin no more."""
+        self._draining = True
+        for errand in [one for one in self._all.values() if one.child is None]:
+            self._seats.drop(errand)
+            del self._all[errand.number]
+
+    def stop(self) -> None:
+        """End those that run."""
+        for errand in self._all.values():
+            if errand.child in self._crew.children:
+                self._crew.kill(self._crew.children[errand.child], "the worker ends")
+
+
+def _told(run: Run, settlement: life.Settlement) -> tuple[str | None, int, dict[bytes, bytes]]:
+    """Return the event that a settlement is, how many attempts are made then, and the fields that tell of it."""
+    made = run.facts.made
+    match settlement:
+        case life.Complete():
+            return "completed", made + 1, {b"returnvalue": settlement.result}
+        case life.Fail():
+            return "failed", made + 1, {b"failure": settlement.failure.to_json(run.job.lease.started)}
+        case life.RetryNow() | life.RetryLater() | life.Strike():
+            burnt = not isinstance(settlement, life.Strike)
+            return "retrying", made + burnt, {b"failure": settlement.failure.to_json(run.job.lease.started)}
+        case life.Snooze() | life.WaitForChildren() | life.HandBack():
+            return None, made, {}
+        case _:
+            assert_never(settlement)
