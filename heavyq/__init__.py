@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from heavyq.config.profiles import HEAVY, LIGHT, MEDIUM, STANDARD, Profile
-    from heavyq.config.values import Keep, exponential, fixed
+    from heavyq.config.values import Dedup, Keep, Rate, exponential, fixed
     from heavyq.core.outcome import Failure, Usage
     from heavyq.errors import (
         AddUnknown,
         BadValue,
         ConfigError,
+        HasAnotherParent,
         HeavyqError,
         JobError,
         JobFailed,
         NoSuchJob,
+        NoSuchParent,
         NotBuiltYet,
         NotInJobProcess,
         PayloadError,
@@ -30,14 +32,22 @@ if TYPE_CHECKING:
         RedisUnavailable,
         ResultGone,
         UnknownOption,
+        WrongState,
     )
     from heavyq.job.context import Job
-    from heavyq.queue.connection import close, connect
+    from heavyq.job.event import JobEvent
+    from heavyq.job.raised import RateLimited, RetryAfter, Snooze, Unrecoverable, WaitForChildren
+    from heavyq.queue.ahandle import AsyncJobHandle
+    from heavyq.queue.aqueue import AsyncQueue
+    from heavyq.queue.connection import aclose, close, connect
+    from heavyq.queue.flow import AsyncFlowNode, Flow, FlowNode
     from heavyq.queue.handle import JobHandle
     from heavyq.queue.model import Model
     from heavyq.queue.named import NamedQueue
     from heavyq.queue.queue import Queue
-    from heavyq.queue.registry import canary, child_start, child_stop, preload
+    from heavyq.queue.registry import around_job, canary, child_start, child_stop, preload
+    from heavyq.queue.scheduling import Scheduler
+    from heavyq.queue.stream import Event
 
     __version__: str
 
@@ -47,31 +57,51 @@ __all__ = [
     "MEDIUM",
     "STANDARD",
     "AddUnknown",
+    "AsyncFlowNode",
+    "AsyncJobHandle",
+    "AsyncQueue",
     "BadValue",
     "ConfigError",
+    "Dedup",
+    "Event",
     "Failure",
+    "Flow",
+    "FlowNode",
+    "HasAnotherParent",
     "HeavyqError",
     "Job",
     "JobError",
+    "JobEvent",
     "JobFailed",
     "JobHandle",
     "Keep",
     "Model",
     "NamedQueue",
     "NoSuchJob",
+    "NoSuchParent",
     "NotBuiltYet",
     "NotInJobProcess",
     "PayloadError",
     "PayloadTooLarge",
     "Profile",
     "Queue",
+    "Rate",
+    "RateLimited",
     "RedisError",
     "RedisRefused",
     "RedisReplyError",
     "RedisUnavailable",
     "ResultGone",
+    "RetryAfter",
+    "Scheduler",
+    "Snooze",
     "UnknownOption",
+    "Unrecoverable",
     "Usage",
+    "WaitForChildren",
+    "WrongState",
+    "aclose",
+    "around_job",
     "canary",
     "child_start",
     "child_stop",
@@ -85,15 +115,22 @@ __all__ = [
 if not TYPE_CHECKING:  # type checkers would take any name at all for one that `__getattr__` knows
     _MODULES = {
         "heavyq.config.profiles": ("HEAVY", "LIGHT", "MEDIUM", "STANDARD", "Profile"),
-        "heavyq.config.values": ("Keep", "exponential", "fixed"),
+        "heavyq.config.values": ("Dedup", "Keep", "Rate", "exponential", "fixed"),
         "heavyq.core.outcome": ("Failure", "Usage"),
         "heavyq.job.context": ("Job",),
-        "heavyq.queue.connection": ("close", "connect"),
+        "heavyq.job.event": ("JobEvent",),
+        "heavyq.job.raised": ("RateLimited", "RetryAfter", "Snooze", "Unrecoverable", "WaitForChildren"),
+        "heavyq.queue.ahandle": ("AsyncJobHandle",),
+        "heavyq.queue.aqueue": ("AsyncQueue",),
+        "heavyq.queue.connection": ("aclose", "close", "connect"),
+        "heavyq.queue.flow": ("AsyncFlowNode", "Flow", "FlowNode"),
         "heavyq.queue.handle": ("JobHandle",),
         "heavyq.queue.model": ("Model",),
         "heavyq.queue.named": ("NamedQueue",),
         "heavyq.queue.queue": ("Queue",),
-        "heavyq.queue.registry": ("canary", "child_start", "child_stop", "preload"),
+        "heavyq.queue.registry": ("around_job", "canary", "child_start", "child_stop", "preload"),
+        "heavyq.queue.scheduling": ("Scheduler",),
+        "heavyq.queue.stream": ("Event",),
     }
     _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -60,6 +60,9 @@ class Keep:
     limit: int = _LIMIT
 
 
+KEEP_ALL: Final = Keep()
+
+
 @dataclass(frozen=True, slots=True)
 class WireOptions:
     """The options a job carries. None: the producer said nothing.

@@ -15,7 +15,7 @@ from typing import Final
 _FOLDER: Final = "heavyq.bullmq.ops"
 _ALWAYS: Final = "common"
 # The files that are no verb.
-SHARED: Final = frozenset({_ALWAYS, "adding", "ending", "parents", "places", "removal", "requeue"})
+SHARED: Final = frozenset({_ALWAYS, "adding", "ending", "parents", "places", "removal", "requeue", "schedules"})
 _USES: Final = re.compile(rb"^-- Uses: ([a-z_ ]+)$", re.MULTILINE)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from heavyq.cli import say
@@ -11,6 +11,7 @@ from heavyq.cli.flags import JSON, parameter, takes_options
 from heavyq.cli.run import read_settings
 from heavyq.config import OPTIONS, Given, children_wanted, nearest, of_worker_type, options, resolve_queue
 from heavyq.errors import UsageError
+from heavyq.job.around import is_async
 from heavyq.store import embedded
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import typer
 
     from heavyq.config import QueueSettings, RunSettings
+    from heavyq.queue.queue import Queue
 
 
 def register(app: typer.Typer) -> None:
@@ -31,8 +33,8 @@ def config(**flags: Any) -> None:
     as_json = flags.pop("as_json")
     settings = read_settings(flags, need_modules=False)
     resolved = _resolved(settings)
-    worker = _worker(settings, [queue for queue, _ in resolved.values()])
-    queues = {name: found for name, (_, found) in resolved.items()}
+    worker = _worker(settings, list(resolved.values()))
+    queues = {name: each.found for name, each in resolved.items()}
     if as_json:
         say.document({"worker": _plain(worker), "queues": {name: _plain(found) for name, found in queues.items()}})
         return
@@ -45,14 +47,23 @@ def config(**flags: Any) -> None:
         say.note("no queues are shown: name a MODULE, or set modules in pyproject.toml, or HEAVYQ_MODULES")
 
 
-def _worker(settings: RunSettings, queues: Sequence[QueueSettings]) -> dict[str, Given]:
+class _Resolved(NamedTuple):
+    """A queue's options. found: each value and where it came from. shares: its jobs are async, and share children."""
+
+    settings: QueueSettings
+    found: Mapping[str, Given]
+    shares: bool
+
+
+def _worker(settings: RunSettings, queues: Sequence[_Resolved]) -> dict[str, Given]:
     values = {option.name: getattr(settings, _FIELDS.get(option.name, option.name)) for option in options("worker")}
     values["redis"] = _without_password(settings.redis_url)
-    children = children_wanted(settings.concurrency, queues) if queues else settings.concurrency
+    alone, shared = ([each.settings for each in queues if each.shares == shares] for shares in (False, True))
+    children = children_wanted(settings.concurrency, alone, shared) if queues else settings.concurrency
     return {name: Given(value, settings.origins[name]) for name, value in {"concurrency": children, **values}.items()}
 
 
-def _resolved(settings: RunSettings) -> dict[str, tuple[QueueSettings, Mapping[str, Given]]]:
+def _resolved(settings: RunSettings) -> dict[str, _Resolved]:
     """Import the modules and resolve the options of the queues that the worker would serve."""
     if not settings.modules:
         return {}
@@ -65,10 +76,15 @@ def _resolved(settings: RunSettings) -> dict[str, tuple[QueueSettings, Mapping[s
             raise UsageError(f"--queue {name}: no such queue{nearest(name, names)}; known: {', '.join(names)}")
     of_type = of_worker_type(settings.worker_type, {name: queue.profile.name for name, queue in declared.items()})
     return {
-        name: resolve_queue(name, queue.profile, queue.code_options, settings.options)
+        name: _Resolved(*resolve_queue(name, queue.profile, queue.code_options, settings.options), _shares(queue))
         for name, queue in declared.items()
         if name in of_type and (not settings.queues or name in settings.queues)
     }
+
+
+def _shares(queue: Queue[Any, Any]) -> bool:
+    functions = [processor.function for processor in queue.processors.values()]
+    return bool(functions) and all(is_async(function) for function in functions)
 
 
 _FIELDS = {
@@ -80,8 +96,12 @@ _FIELDS = {
 
 
 def _plain(found: Mapping[str, Given]) -> dict[str, Any]:
-    """Durations in seconds, sizes in bytes."""
-    return {name: {"value": given.value, "from": given.where} for name, given in found.items()}
+    """Durations in seconds, sizes in bytes, a rate as text."""
+    return {name: {"value": _json(name, given.value), "from": given.where} for name, given in found.items()}
+
+
+def _json(name: str, value: Any) -> Any:
+    return OPTIONS[name].show(value) if OPTIONS[name].kind == "rate" and value is not None else value
 
 
 def _show(found: Mapping[str, Given]) -> None:

@@ -252,7 +252,7 @@ def _read_dedup(_option: Option, value: Any, _text: bool, _bare: bool) -> Dedup:
 def _read_parent(_option: Option, value: Any, _text: bool, _bare: bool) -> Any:
     """Read what holds a job. Only the queue, which writes the reference, knows more of it."""
     if not isinstance(getattr(value, "id", None), str):
-        raise BadValue(f"{value!r} is no job: give the job that runs, or the handle that an add returned")
+        raise BadValue(f"{value!r} is no job: give the running one, or the handle that an add returned")
     return value
 
 

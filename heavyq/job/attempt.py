@@ -196,7 +196,7 @@ class Attempt:
 
     def _asked(self, failure: Failure, error: BaseException | None = None) -> Failed:
         """Ask the queue's backoff strategy when the job is to be retried, if that is its to say."""
-        strategy, job = getattr(self._queue, "strategy", None), self._job
+        strategy, job = self._queue.strategy, self._job
         backoff, made = job.opts.backoff, job.attempts_made + 1
         if (
             strategy is None

@@ -10,20 +10,26 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from heavyq.config.values import keep_on_wire
 from heavyq.errors import ConfigError
 from heavyq.job.around import is_async
-from heavyq.job.wire import HOOK_EVENTS
 from heavyq.queue import registry
+from heavyq.queue.processing import HOOK_EVENTS
 
 if TYPE_CHECKING:
     from heavyq.queue.queue import Queue
+
+
+KEEPS = {"completed": "remove_on_complete", "failed": "remove_on_fail"}
 
 
 def catalogue(prefix: str) -> dict[str, Any]:
     """Describe what the modules declared, in plain JSON: queues with a processor, their options, their connections.
 
     is_async: all processors of the queue are `async def`, so that its jobs may share a child. hooks: the events that it
-    has functions for. strategy: whether it has a backoff strategy. Raises ConfigError for a declaration that this worker cannot serve.
+    has functions for. strategy: whether it has a backoff strategy. keep: what the code itself says is kept of finished
+    jobs, for those that carry no word of it.
+    Raises ConfigError for a declaration that this worker cannot serve.
     """
     queues = []
     for queue in registry.queues():
@@ -39,8 +45,9 @@ def catalogue(prefix: str) -> dict[str, Any]:
                 "url": queue.connection_url,
                 "processors": [name for name in queue.processors if name is not None],
                 "is_async": all(is_async(processor.function) for processor in queue.processors.values()),
-                "hooks": [event for event in HOOK_EVENTS if _hooks_of(queue).get(event)],
-                "strategy": _strategy_of(queue) is not None,
+                "hooks": [event for event in HOOK_EVENTS if queue.hooks.get(event)],
+                "strategy": queue.strategy is not None,
+                "keep": _keep_of(queue),
             }
         )
     for hook in (*registry.preload_hooks, *registry.canary_hooks):
@@ -56,13 +63,19 @@ def catalogue(prefix: str) -> dict[str, Any]:
 
 def runs_async() -> bool:
     """Tell whether something of the user's will run on an event loop: the loop is then imported once, before forks."""
-    functions = [
+    functions: list[Callable[..., Any]] = [
         *(processor.function for queue in registry.queues() for processor in queue.processors.values()),
-        *(hook for queue in registry.queues() for hooks in _hooks_of(queue).values() for hook in hooks),
+        *(hook for queue in registry.queues() for hooks in queue.hooks.values() for hook in hooks),
         *registry.child_start_hooks,
         *registry.child_stop_hooks,
     ]
     return any(is_async(function) for function in functions)
+
+
+def _keep_of(queue: Queue[Any, Any]) -> dict[str, list[int | None]]:
+    said = queue._link.declaration.options.job  # noqa: SLF001 - our own kind
+    kept = {end: said[option] for end, option in KEEPS.items() if option in said}
+    return {end: [keep.count, keep.age_s, keep.limit] for end, value in kept.items() for keep in (keep_on_wire(value),)}
 
 
 def _check(queue: Queue[Any, Any]) -> None:
@@ -71,11 +84,11 @@ def _check(queue: Queue[Any, Any]) -> None:
         processor.result_codec.check_type()
         what = f"a processor of queue {queue.name}"
         _refuse(processor.function, what, inspect.isasyncgenfunction, "is an async generator: return the result")
-    for hook in (hook for hooks in _hooks_of(queue).values() for hook in hooks):
+    for hook in (hook for hooks in queue.hooks.values() for hook in hooks):
         what = f"a hook of queue {queue.name}"
         _refuse(hook, what, inspect.isasyncgenfunction, "is an async generator: nothing would run it")
-    if _strategy_of(queue) is not None:
-        _refuse_async(_strategy_of(queue), f"the backoff strategy of queue {queue.name}")
+    if queue.strategy is not None:
+        _refuse_async(queue.strategy, f"the backoff strategy of queue {queue.name}")
 
 
 def _refuse_async(function: Callable[..., Any], what: str) -> None:
@@ -96,11 +109,3 @@ def _is_generator(function: Any) -> bool:
 def _name_of(function: Callable[..., Any]) -> str:
     name: str = getattr(function, "__qualname__", type(function).__qualname__)
     return name
-
-
-def _hooks_of(queue: Queue[Any, Any]) -> Any:
-    return getattr(queue, "hooks", {})
-
-
-def _strategy_of(queue: Queue[Any, Any]) -> Any:
-    return getattr(queue, "strategy", None)

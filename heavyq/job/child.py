@@ -73,7 +73,7 @@ def main(birth: Birth, sock: socket.socket, log_fd: int) -> int:
     for hook in registry.child_stop_hooks:
         try:
             loop.call(hook)
-        except Exception:
+        except BaseException:  # an async one that awaits a task it has cancelled raises CancelledError
             logging.getLogger("heavyq").exception("@child_stop hook %s failed", getattr(hook, "__qualname__", hook))
     return 0
 

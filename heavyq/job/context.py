@@ -66,6 +66,7 @@ class Job(Generic[P, R]):
     earlier run saved, else None. workdir: an empty folder, emptied after the run; TMPDIR points to it, or to the folder
     that it is in. slot: 0..N-1, unique among the worker's children at any moment.
     progress: the last value that was sent.
+    What asks Redis blocks until it answers: in an `async def`, write `await asyncio.to_thread(job.children_values)`.
     """
 
     def __init__(

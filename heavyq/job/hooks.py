@@ -55,7 +55,7 @@ async def acall(head: Mapping[str, Any], parts: Mapping[bytes, bytes], limit_s: 
 def _due(head: Mapping[str, Any], parts: Mapping[bytes, bytes]) -> list[tuple[_Function, JobEvent]]:
     """Return the functions of the event, each with one of its own: a function may change the data that it gets."""
     queue = registry.queue_of(head["prefix"], head["queue"])
-    functions = getattr(queue, "hooks", {}).get(head["event"], ())
+    functions = queue.hooks.get(head["event"], ())
     return [(function, JobEvent.read(queue, head, parts)) for function in functions]
 
 

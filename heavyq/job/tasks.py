@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
@@ -16,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from setproctitle import setproctitle
 
+from heavyq.core.outcome import Failure
 from heavyq.errors import ProtocolError
 from heavyq.job import hooks, leftovers, memory, records, wire
 from heavyq.job.attempt import Attempt, Place, prepare
 from heavyq.job.home import LEAVE_S, Home, cpu_s, flush
-from heavyq.job.report import Outcome, Returned, Stopped, frame_of
+from heavyq.job.report import Failed, Outcome, Returned, Stopped, frame_of
 from heavyq.job.scope import Quit, Scope
 from heavyq.linux import procfs
 
@@ -136,7 +138,6 @@ class Tasks:
         """Run one job and report it."""
         number = frame.head["run"]
         workdir = self._home.workdir / str(number)
-        workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
         outcome = await self._attempt(run, frame, workdir)
         await self._leave(run.scope)
         flush()
@@ -165,6 +166,10 @@ class Tasks:
         parts = dict(zip(wire.JOB_PARTS, frame.parts(), strict=True))
         within = run.scope.context.run
         within(records.in_context, records.fields_of(frame.head, parts))
+        try:
+            os.makedirs(workdir, mode=0o700, exist_ok=True)
+        except OSError as error:  # a full disk must not end the other jobs
+            return Failed(Failure("exception", f"its workdir cannot be made: {error}"))
         attempt = within(prepare, Place(self._slot, workdir), self._channel, frame.head, parts)
         if not isinstance(attempt, Attempt):
             return attempt

@@ -63,7 +63,6 @@ HOOK_PARTS = (*JOB_PARTS, b"returnvalue", b"failure")  # failure: as `core.outco
 
 REPORTS = frozenset({RESULT, FAILURE, LATER, STOPPED})  # each ends a run
 LATER_KINDS = ("snooze", "rate_limited", "children")  # the last: delay_ms is 0
-HOOK_EVENTS = ("completed", "failed", "retrying", "stalled")
 
 _RUN = struct.Struct("!Q")
 

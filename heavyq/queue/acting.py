@@ -54,9 +54,11 @@ def cancel(q: QueueKey, job_id: str, reason: str) -> Talk[bool]:
 def retry(q: QueueKey, job_id: str, *, reset_attempts: bool) -> Talk[None]:
     """Put a job that has ended back among those that wait."""
     record = yield from find(q, job_id)
-    if record.state != "completed" and record.state != "failed":
-        raise WrongState(job_id, str(record.state), f"cannot retry job {job_id}: it is {record.state}")
-    yield from run(ops.reprocess(q, job_id, state=record.state, reset_attempts=reset_attempts))
+    match record.state:
+        case "completed" | "failed" as state:
+            yield from run(ops.reprocess(q, job_id, state=state, reset_attempts=reset_attempts))
+        case state:
+            raise WrongState(job_id, str(state), f"cannot retry job {job_id}: it is {state}")
 
 
 def promote(q: QueueKey, job_id: str) -> Talk[None]:

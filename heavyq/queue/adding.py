@@ -55,7 +55,7 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A job that has passed every check. fields: what its hash will be."""
+    """A job that has passed every check. fields: what its hash will be. job_id: the one that the caller gave it."""
 
     op: Op[Added]
     name: str
@@ -94,6 +94,16 @@ def add_many(link: QueueLink, jobs: Iterable[Any], options: Mapping[str, Any]) -
         except PayloadError as error:
             raise PayloadError(f"{here}: {error}") from None
     return _send(link, drafts)
+
+
+def name_and_payload(what: tuple[Any, ...]) -> tuple[Any, Any]:
+    """Return the two of `add(payload)` and `add(name, payload)`."""
+    match what:
+        case (payload,):
+            return DEFAULT_NAME, payload
+        case (name, payload):
+            return name, payload
+    raise TypeError(f"add takes a payload, or a name and a payload, and not {len(what)} values")
 
 
 def draft(
@@ -150,7 +160,7 @@ def draft(
         b"priority": str(settings.priority).encode(),
     }
     if parent is not None:
-        fields |= {b"parentKey": parent.key.encode(), b"parent": parent.to_field()}
+        fields[b"parent"] = parent.to_field()
     if settings.dedup is not None:
         fields[b"deid"] = settings.dedup.id.encode()
     return Draft(op, name, fields, timestamp_ms, settings.job_id)
@@ -237,7 +247,7 @@ def _parent_of(settings: JobSettings, where: str) -> Parent | None:
     queue = getattr(settings.parent, "queue_key", None)
     if not isinstance(queue, QueueKey):
         raise BadValue(
-            f"{where}: parent: {settings.parent!r} is no job: give the job that runs, or the handle that an add returned"
+            f"{where}: parent: {settings.parent!r} is no job: give the running one, or the handle that an add returned"
         )
     return Parent(queue, settings.parent.id, settings.on_failure)
 

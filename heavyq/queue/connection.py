@@ -8,6 +8,7 @@ inherited.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
@@ -44,6 +45,7 @@ _by_worker = _Defaults()
 _embedded_url: str | None = None
 _clients: dict[str, Client] = {}
 _async_clients: dict[asyncio.AbstractEventLoop, dict[str, AsyncClient]] = {}
+_async_clients_made = False
 _inherited: list[object] = []  # what a forked process must neither use nor let go of: it shares the parent's selector
 _lock = threading.Lock()
 
@@ -134,10 +136,12 @@ def client(explicit_url: str | None) -> Client:
 
 async def aclient(explicit_url: str | None) -> AsyncClient:
     """Return the running event loop's client for a queue; as `client`."""
+    global _async_clients_made  # noqa: PLW0603 - once
     import asyncio
 
     # Starting the embedded server takes a moment: not in the loop's own thread.
-    url = _named_url(explicit_url) or _embedded_url or await asyncio.to_thread(_embedded)
+    named = _named_url(explicit_url) or _embedded_url
+    url = await asyncio.to_thread(_embedded) if named is None else named
     with _lock:
         ended = _of_closed_loops()
         clients = _async_clients.setdefault(asyncio.get_running_loop(), {})
@@ -145,6 +149,9 @@ async def aclient(explicit_url: str | None) -> AsyncClient:
         if found is None or found.closed:
             from heavyq.store.aclient import AsyncClient
 
+            if not _async_clients_made:
+                atexit.register(close)  # what closed loops have left would warn as the interpreter ends
+                _async_clients_made = True
             found = clients[url] = AsyncClient(url, timeout_s=_by_code.timeout_s)
     for abandoned in ended:
         abandoned.abandon()

@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING, Any, Final, Generic, final, overload
 from typing_extensions import TypeVar, Unpack
 
 from heavyq.bullmq.ops.close_flow import close_flow
+from heavyq.bullmq.ops.find import find
 from heavyq.bullmq.parent import Parent
 from heavyq.config.jobs import job_settings, read_job_options
 from heavyq.config.table import JobOptions
-from heavyq.errors import BadValue, HeavyqError, PayloadError
+from heavyq.errors import BadValue, HasAnotherParent, HeavyqError, NoSuchParent, PayloadError
 from heavyq.linux.clock import epoch_ms
 from heavyq.queue.adding import DEFAULT_NAME, Draft, Made, ask, draft
 from heavyq.queue.ahandle import AsyncJobHandle
 from heavyq.queue.handle import JobHandle
 from heavyq.queue.named import NamedQueue
 from heavyq.queue.queue import Queue
-from heavyq.queue.talk import Atomic, Talk
+from heavyq.queue.talk import Atomic, Talk, run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from heavyq.bullmq.keys import QueueKey
     from heavyq.bullmq.op import Op
     from heavyq.queue.link import QueueLink
+    from heavyq.queue.snapshot import Snapshot
 
 P = TypeVar("P", default=dict[str, Any])
 R = TypeVar("R", default=Any)
@@ -96,11 +98,13 @@ class Flow(Generic[P, R]):
         A job without a `job_id` gets a UUID. One whose `job_id` is in its queue already is left as it is, and its
         parent waits for it all the same, unless it is the child of another job.
         Raises as `Queue.add` before anything is sent; NoSuchParent if the job that the top names as `parent` is not
-        there; AddUnknown if no answer came: all of them may have been added, or none.
+        there, HasAnotherParent if the top is another job's child; AddUnknown if no answer came: all of them may have
+        been added, or none.
         """
         tree = _Tree(self._wanted)
         tree.check_one_redis({id(link.client()) for link in tree.links})
-        return tree.nodes(self._wanted.link.drive(tree.talk()), JobHandle, FlowNode)
+        node: FlowNode[P, R] = tree.nodes(self._wanted.link.drive(tree.talk()), JobHandle, FlowNode)
+        return node
 
     @property
     def aio(self) -> AsyncFlow[P, R]:
@@ -127,7 +131,9 @@ class AsyncFlow(Generic[P, R]):
         """Add all the jobs, or none. As `Flow.add`."""
         tree = _Tree(self._wanted)
         tree.check_one_redis({id(await link.aclient()) for link in tree.links})
-        return tree.nodes(await self._wanted.link.adrive(tree.talk()), AsyncJobHandle, AsyncFlowNode)
+        made = await self._wanted.link.adrive(tree.talk())
+        node: AsyncFlowNode[P, R] = tree.nodes(made, AsyncJobHandle, AsyncFlowNode)
+        return node
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +152,7 @@ def _job_of(queue: object, what: tuple[Any, ...]) -> tuple[QueueLink, Any, Any]:
     """Return the queue, the name and the payload that a flow was given."""
     if isinstance(queue, NamedQueue):
         if len(what) == 1:
-            return queue._queue._link, queue.name, what[0]  # noqa: SLF001 - one with its queue
+            return queue._link, queue.name, what[0]  # noqa: SLF001 - one with its queue
         raise TypeError(f"Flow of {queue!r} takes a payload, and not {len(what)} values")
     if not isinstance(queue, Queue):
         raise BadValue(f"Flow({queue!r}, ...): a Queue is expected, or one seen through a job name")
@@ -194,6 +200,7 @@ class _Tree:
 
     def talk(self) -> Talk[list[Made]]:
         """Add the jobs."""
+        yield from self._check_top()
         now_ms = epoch_ms()
         ops: list[Op[Any]] = [each.op for each in self._drafts]
         ops += [close_flow(Parent(place.key, place.id), now_ms=now_ms) for place in self._places if place.children]
@@ -203,15 +210,31 @@ class _Tree:
                 raise answer
         return [each.made(answer) for each, answer in zip(self._drafts, answers, strict=False)]
 
-    def nodes(self, made: Sequence[Made], handle: type[Any], node: type[Any]) -> Any:
+    def nodes(self, made: Sequence[Made], handle: type[Snapshot[Any, Any]], node: type[Any]) -> Any:
         """Return the tree of what was added, with handles of one kind."""
         found: dict[int, Any] = {}
         for n in reversed(range(len(self._places))):  # those below come first
-            place, job = self._places[n], made[n]
+            place = self._places[n]
             below = tuple(found.pop(child) for child in place.children)
-            one = handle(place.wanted.link, job.id, record=job.record, added=job.added, since_ms=job.since_ms)
-            found[n] = node(one, below)
+            found[n] = node(handle.of(place.wanted.link, made[n]), below)
         return found[0]
+
+    def _check_top(self) -> Talk[None]:
+        """Look whether the top will be refused though it is there already, so that its children would be added."""
+        top, above = self._places[0], self._top.options.get("parent")
+        if above is None or "job_id" not in self._top.options or not top.children:
+            return
+        parent = Parent(above.queue_key, above.id)
+        there = yield from run(find(top.key, top.id))
+        if there is None:
+            return
+        if (yield from run(find(parent.queue, parent.id))) is None:
+            raise NoSuchParent(f"there is no job {parent.key}, which was named as parent: nothing was added")
+        before = there.parent
+        if before is None or before.key == parent.key:
+            return
+        if (yield from run(find(before.queue, before.id))) is not None:
+            raise HasAnotherParent(f"job {top.id} is the child of {before.key}, and stays so: nothing was added")
 
     def _queues(self) -> str:
         names = ", ".join(repr(link.name) for link in self.links)

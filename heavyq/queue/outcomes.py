@@ -40,9 +40,7 @@ class End:
     record: JobRecord | None
 
 
-def wait_for_end(
-    q: QueueKey, outcomes: Outcomes, job_id: str, *, since_ms: int, deadline_s: float | None
-) -> Talk[End]:
+def wait_for_end(q: QueueKey, outcomes: Outcomes, job_id: str, *, since_ms: int, deadline_s: float | None) -> Talk[End]:
     """Wait until a job has ended.
 
     since_ms: no earlier than this was it added, by this machine's clock; 0 if that is not known. deadline_s: on

@@ -1,49 +1,49 @@
 """`Queue`: what a program declares once, and both producers and workers use. Its names are a contract with user code.
 
-Owns the public face of a queue: adding, looking, declaring processors. Connects to nothing before its first call.
-Never runs a processor.
+Owns the public face of a queue: declaring it, adding, looking; `Controls` and `Processing` are its other two sides.
+Connects to nothing before its first call. Never runs a processor.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Self, final, overload
 
 from typing_extensions import TypeVar, Unpack
 
-from heavyq.bullmq.ops.counts import counts
-from heavyq.bullmq.ops.find import find
-from heavyq.bullmq.ops.page import PAGE_MAX, STATES, State, page
+from heavyq.bullmq.ops.page import State
 from heavyq.config.table import JobOptions, QueueOptions
-from heavyq.errors import BadValue, HeavyqError
+from heavyq.errors import BadValue
 from heavyq.queue import connection as connections
-from heavyq.queue import registry
-from heavyq.queue.adding import DEFAULT_NAME, add_many, add_one
+from heavyq.queue import looking, registry, scheduling
+from heavyq.queue.adding import add_many, add_one, name_and_payload
+from heavyq.queue.controls import Controls
 from heavyq.queue.declaration import Declaration, Place, check_name
 from heavyq.queue.handle import JobHandle
 from heavyq.queue.link import QueueLink
 from heavyq.queue.named import NamedQueue
+from heavyq.queue.processing import Processing
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from pydantic import TypeAdapter
 
     from heavyq.bullmq.keys import QueueKey
     from heavyq.config.profiles import Profile
-    from heavyq.job.context import Job
-    from heavyq.queue.registry import Processor
+    from heavyq.config.units import Duration
+    from heavyq.queue.aqueue import AsyncQueue
+    from heavyq.queue.stream import Event
     from heavyq.queue.typed import Codec
 
 P = TypeVar("P", default=dict[str, Any])
 R = TypeVar("R", default=Any)
 P2 = TypeVar("P2", default=dict[str, Any])
 R2 = TypeVar("R2", default=Any)
-_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
 
 @final
-class Queue(Generic[P, R]):
+class Queue(Controls[P], Processing[P, R], Generic[P, R]):
     """A queue of jobs.
 
     name: BullMQ's; not empty, without ":". payload, result: a type that pydantic takes, or a TypeAdapter; without
@@ -57,9 +57,6 @@ class Queue(Generic[P, R]):
     go on using it.
     Raises UnknownOption (a TypeError, with the nearest name), BadValue (a ValueError), NotBuiltYet.
     """
-
-    _link: QueueLink
-    _processors: dict[str | None, Processor]
 
     if not TYPE_CHECKING:  # pyright would take P and R from here, where there is nothing to take
 
@@ -89,13 +86,21 @@ class Queue(Generic[P, R]):
             )
             link.types_changed()
             if known is None:
-                self._link, self._processors = link, {}
+                self._link = link
+                self._processors, self._hooks, self._strategies = {}, {}, []
                 registry.remember(prefix, name, self)
             elif known is not self:  # declared by another thread since __new__ looked
-                self._link, self._processors = link, known._processors  # noqa: SLF001 - our own kind
+                self.__dict__.update(known.__dict__)
 
     def __repr__(self) -> str:
         return f"<Queue {self.name!r}>"
+
+    @property
+    def aio(self) -> AsyncQueue[P, R]:
+        """The queue for asyncio: `await videos.aio.add(...)`. One connection pool for each running event loop."""
+        from heavyq.queue.aqueue import AsyncQueue
+
+        return AsyncQueue(self._link)
 
     # ---- adding ----
 
@@ -106,17 +111,13 @@ class Queue(Generic[P, R]):
     def add(self, *what: Any, **options: Any) -> JobHandle[P, R]:
         """Add a job: `add(payload)`, named "process", or `add(name, payload)`; options by name.
 
+        Its handle says `added=False`, and has the id of the job that is there, if one of its `job_id` exists, or one
+        holds its deduplication id. parent: the running job, or a handle, that is to wait for it.
         Raises PayloadError if the payload does not fit its type (it names the field), PayloadTooLarge, UnknownOption,
         BadValue: nothing was added. AddUnknown if no answer came: it may have been; pass a `job_id` to make it safe
-        to repeat. RedisUnavailable, RedisRefused, RedisReplyError: it was not.
+        to repeat. NoSuchParent, HasAnotherParent, RedisUnavailable, RedisRefused, RedisReplyError: it was not.
         """
-        match what:
-            case (payload,):
-                return add_one(self._link, DEFAULT_NAME, payload, options)
-            case (name, payload):
-                return add_one(self._link, name, payload, options)
-            case _:
-                raise TypeError(f"add takes a payload, or a name and a payload, and not {len(what)} values")
+        return JobHandle.of(self._link, self._link.drive(add_one(self._link, *name_and_payload(what), options)))
 
     def add_bulk(
         self, jobs: Iterable[P | tuple[str, P] | tuple[str, P, JobOptions]], /, **options: Unpack[JobOptions]
@@ -127,7 +128,8 @@ class Queue(Generic[P, R]):
         for all of them; a job's own win. All are checked before the first is sent.
         Raises as `add`; after AddUnknown any of them may have been added.
         """
-        return add_many(self._link, jobs, options)
+        made = self._link.drive(add_many(self._link, jobs, options))
+        return [JobHandle.of(self._link, each) for each in made]
 
     # ---- looking ----
 
@@ -137,7 +139,7 @@ class Queue(Generic[P, R]):
 
     def get_job(self, job_id: str) -> JobHandle[P, R] | None:
         """Read a job; None if the queue has none of that id."""
-        record = self._link.client().run(find(self._link.key(), job_id))
+        record = self._link.drive(looking.get_job(self._link.key(), job_id))
         return None if record is None else JobHandle(self._link, record.id, record=record)
 
     def jobs(self, *states: State, offset: int = 0, limit: int = 100) -> list[JobHandle[P, R]]:
@@ -146,43 +148,62 @@ class Queue(Generic[P, R]):
         Completed and failed come newest first, the others as they will run. offset, limit: count through all the
         states. Raises BadValue for a state that is none of BullMQ's.
         """
-        if offset < 0 or limit < 0:
-            raise BadValue(f"jobs(offset={offset}, limit={limit}): neither can be negative")
-        wanted = [_check_state(state) for state in states] or STATES
-        key, client = self._link.key(), self._link.client()
-        size = client.run(counts(key)).by_state()
-        pages = []
-        for state in dict.fromkeys(wanted):
-            here = max(0, min(limit, size[state] - offset))
-            for start in range(offset, offset + here, PAGE_MAX):
-                most = min(PAGE_MAX, offset + here - start)
-                newest_first = state in ("completed", "failed")
-                pages.append(page(key, state, offset=start, limit=most, newest_first=newest_first))
-            offset, limit = max(0, offset - size[state]), limit - here
-        found = client.run_many(pages)
-        for answer in found:
-            if isinstance(answer, HeavyqError):
-                raise answer
-        return [JobHandle(self._link, record.id, record=record) for records in found for record in records]
+        records = self._link.drive(looking.list_jobs(self._link.key(), states, offset, limit))
+        return [JobHandle(self._link, record.id, record=record) for record in records]
 
-    def counts(self) -> dict[str, int]:
-        """Count the jobs of each state, at one moment: waiting, active, delayed, prioritized, ..."""
-        return self._link.client().run(counts(self._link.key())).by_state()
+    def events(self, since: str | datetime | Event | None = None, timeout: Duration | None = None) -> Iterator[Event]:
+        """Read what happens in the queue, as it happens: `for event in videos.events(): ...`.
 
-    # ---- processing ----
-
-    @overload
-    def processor(self, function: Callable[[Job[P, R]], R], /) -> Callable[[Job[P, R]], R]: ...
-    @overload
-    def processor(self, *names: str) -> Callable[[Callable[[Job[P, R]], R]], Callable[[Job[P, R]], R]]: ...
-    def processor(self, *names: Any) -> Any:
-        """Declare a function for the queue's jobs: `@videos.processor` for all, `@videos.processor("a", "b")` by name.
-
-        The function stays a plain function. A job whose name has none fails as `no_processor`.
+        since: an event, its id, or an aware moment: begin with what came after it, as far back as the queue keeps
+        events ("0": the oldest); None: what comes from now on. timeout: end when nothing came for so long; None: never.
+        A short outage of Redis is sat out. Raises BadValue.
         """
-        if len(names) == 1 and callable(names[0]):
-            return self._process(None, names[0])
-        return _by_name(self, names)
+        from heavyq.queue.stream import events
+
+        return events(self._link, since, timeout)
+
+    # ---- by time ----
+
+    def upsert_scheduler(
+        self,
+        scheduler_id: str,
+        *,
+        cron: str | None = None,
+        every: Duration | None = None,
+        tz: str | None = None,
+        limit: int | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        offset: Duration | None = None,
+        immediately: bool = False,
+        name: str | None = None,
+        data: P | None = None,
+        **options: Unpack[JobOptions],
+    ) -> JobHandle[P, R]:
+        """Make a job scheduler, or change the one of this id; return the handle of its next job.
+
+        cron: 5 fields, or 6 with seconds first, in the zone tz (an IANA name; else that of the workers). every: or
+        the time between two jobs, shifted by offset. limit: so many jobs in all. start, end: none before, none after.
+        immediately: the first job is due now. name: of its jobs; the scheduler's id if there is none. data, options:
+        of each of its jobs.
+        Raises BadValue, PayloadError, PayloadTooLarge, UnknownOption: nothing was changed.
+        """
+        where = f"upsert_scheduler({scheduler_id!r}) of queue {self.name!r}"
+        when = scheduling.repeat(
+            cron=cron,
+            every=every,
+            tz=tz,
+            limit=limit,
+            start=start,
+            end=end,
+            offset=offset,
+            immediately=immediately,
+            where=where,
+        )
+        talk = scheduling.upsert(self._link, scheduler_id, when, name, data, options, where)
+        return JobHandle(self._link, self._link.drive(talk).job_id)
+
+    # ---- seen otherwise ----
 
     def named(
         self,
@@ -201,21 +222,6 @@ class Queue(Generic[P, R]):
             self._link.named[name] = said
             self._link.types_changed()
         return NamedQueue(self, name)
-
-    def _process(self, name: str | None, function: _Decorated, view: str | None = None) -> _Decorated:
-        """Take a function for a name, None for all. view: whose types it works with, None for the queue's."""
-        if not callable(function):
-            raise BadValue(f"{self!r}.processor takes a function, or names of jobs")
-        with registry.lock:
-            before = self._processors.get(name)
-            if before is not None and not _same_source(before.function, function):
-                raise BadValue(
-                    f"{self!r} has two processors for {'every job' if name is None else f'jobs named {name!r}'}: "
-                    f"{_shown(before.function)} and {_shown(function)}"
-                )
-            link = self._link
-            self._processors[name] = registry.Processor(function, lambda: link.types(view))
-        return function
 
     # ---- what the worker reads ----
 
@@ -245,15 +251,6 @@ class Queue(Generic[P, R]):
         return self._link.key(otherwise)
 
     @property
-    def processors(self) -> Mapping[str | None, Processor]:
-        """The functions by job name; None is for every name that has none of its own."""
-        return MappingProxyType(self._processors)
-
-    def processor_of(self, name: str) -> Processor | None:
-        """Return the function for a job of this name, None if there is none."""
-        return self._processors.get(name) or self._processors.get(None)
-
-    @property
     def payload_codec(self) -> Codec[Any]:
         """Writes and reads the queue's payloads; raises PayloadError."""
         return self._link.types().payload
@@ -262,35 +259,3 @@ class Queue(Generic[P, R]):
     def result_codec(self) -> Codec[Any]:
         """Writes and reads the queue's results; raises ValueError."""
         return self._link.types().result
-
-
-def _by_name(queue: Queue[Any, Any], names: tuple[Any, ...]) -> Callable[[_Decorated], _Decorated]:
-    for name in names:
-        if not isinstance(name, str) or not name:
-            raise BadValue(f"{queue!r}.processor takes a function, or names of jobs, and not {name!r}")
-
-    def decorate(function: _Decorated) -> _Decorated:
-        for name in dict.fromkeys(names) or (None,):
-            queue._process(name, function)  # noqa: SLF001 - its own decorator
-        return function
-
-    return decorate
-
-
-def _check_state(state: object) -> str:
-    if state not in STATES:
-        close = difflib.get_close_matches(str(state), STATES, n=1)
-        hint = f' (did you mean "{close[0]}"?)' if close else ""
-        raise BadValue(f"jobs(): no state is called {state!r}{hint}; the states are: {', '.join(STATES)}")
-    return str(state)
-
-
-def _same_source(a: Callable[..., Any], b: Callable[..., Any]) -> bool:
-    """Tell whether a function is another, defined anew: its module was run again, perhaps edited."""
-    here, there = registry.source_of(a), registry.source_of(b)
-    return a is b or (here is not None and there is not None and here[:2] == there[:2])
-
-
-def _shown(function: Callable[..., Any]) -> str:
-    source = registry.source_of(function)
-    return repr(function) if source is None else f"{source[1]} at {source[0]}:{source[2]}"

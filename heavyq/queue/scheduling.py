@@ -90,7 +90,13 @@ def repeat(
 
 
 def upsert(
-    link: QueueLink, scheduler_id: str, when: Repeat, name: str | None, data: object, options: Mapping[str, Any], where: str
+    link: QueueLink,
+    scheduler_id: str,
+    when: Repeat,
+    name: str | None,
+    data: object,
+    options: Mapping[str, Any],
+    where: str,
 ) -> Talk[Scheduled]:
     """Make a scheduler, or change the one of that id."""
     if not isinstance(scheduler_id, str) or not scheduler_id:

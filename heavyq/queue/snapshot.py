@@ -7,9 +7,10 @@ handle's business.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, Self
 
 from typing_extensions import TypeVar
 
@@ -34,7 +35,7 @@ P = TypeVar("P", default=dict[str, Any])
 R = TypeVar("R", default=Any)
 
 
-class Snapshot(Generic[P, R]):
+class Snapshot(ABC, Generic[P, R]):
     """What a handle knows of its job."""
 
     def __init__(
@@ -48,15 +49,16 @@ class Snapshot(Generic[P, R]):
         self.added = added
 
     @classmethod
-    def _of(cls, link: QueueLink, made: Made) -> Any:
+    def of(cls, link: QueueLink, made: Made) -> Self:
+        """Return the handle of a job that was added."""
         return cls(link, made.id, record=made.record, added=made.added, since_ms=made.since_ms)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id!r} of queue {self._link.name!r}>"
 
+    @abstractmethod
     def _read(self) -> JobRecord:
         """Return the job as last read."""
-        raise NotImplementedError
 
     # ---- where it is ----
 
@@ -151,7 +153,8 @@ class Snapshot(Generic[P, R]):
     @property
     def parent(self) -> str | None:
         """The parent's full key, `<prefix>:<queue>:<id>`; None if it has none."""
-        return self._read().parent_key
+        parent = self._read().parent
+        return self._read().parent_key if parent is None else parent.key
 
     @property
     def timestamp(self) -> datetime:

@@ -19,7 +19,7 @@ from redis.exceptions import ResponseError
 from heavyq.errors import HeavyqError, RedisUnavailable
 from heavyq.store import trip
 from heavyq.store.connect import make_async_pool, translate
-from heavyq.store.trip import BLOCK_MAX_S, Event, closed
+from heavyq.store.trip import BLOCK_MAX_S, Event, away, closed
 from heavyq.store.watch import Watch
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+_CONNECTIONS_MAX: Final = 50  # so that ten thousand adds at once are no ten thousand connections
+_BLOCKING_MAX: Final = 10_000
 _IDLE_S: Final = 0.05  # a connection that nobody used for so long may have been closed unseen
 
 
@@ -44,8 +46,8 @@ class AsyncClient:
     """
 
     def __init__(self, url: str, *, timeout_s: float = 5.0) -> None:
-        self._plain = _Pool(url, timeout_s, timeout_s)
-        self._blocking = _Pool(url, timeout_s, timeout_s + BLOCK_MAX_S)
+        self._plain = _Pool(url, timeout_s, timeout_s, _CONNECTIONS_MAX)
+        self._blocking = _Pool(url, timeout_s, timeout_s + BLOCK_MAX_S, _BLOCKING_MAX)
         self._loaded: set[str] = set()
         self._watches: dict[QueueKey, Watch] = {}
         self._guard: AsyncGenerator[None, None] | None = None
@@ -135,6 +137,15 @@ class AsyncClient:
         if self._guard is None:
             self._guard = self._close_with_the_loop()
             await anext(self._guard)
+        outage = pool.outage
+        async with pool.turn:
+            if self.closed:
+                raise closed()
+            if pool.outage is not outage:  # the server did not answer others while we waited: it would not us
+                raise away(str(pool.outage))
+            return await self._carry_now(going, pool)
+
+    async def _carry_now(self, going: Trip[R], pool: _Pool) -> R:
         connection = None
         try:
             commands = next(going)
@@ -151,11 +162,13 @@ class AsyncClient:
             ours = translate(error)
             if isinstance(ours, RedisUnavailable):
                 ours.nothing_happened = connection is None
+                if connection is None or isinstance(error, redis.TimeoutError):
+                    pool.outage = away(str(ours))  # not the error itself: it holds on to its frames
                 await self._drop_idle()
             raise ours from error
         finally:
             if connection is not None:
-                pool.give_back(connection)
+                await pool.give_back(connection)
 
     async def _close_with_the_loop(self) -> AsyncGenerator[None, None]:
         """A generator that is never asked again: the loop ends it when it shuts down, while it still can wait."""
@@ -174,10 +187,15 @@ class AsyncClient:
 
 
 class _Pool:
-    """Connections of one kind. Whoever takes one gives it back; neither giving back nor dropping ever waits."""
+    """Connections of one kind. Whoever takes one gives it back; of all this only taking ever really waits."""
 
-    def __init__(self, url: str, timeout_s: float, read_timeout_s: float) -> None:
-        self._factory = make_async_pool(url, timeout_s=timeout_s, read_timeout_s=read_timeout_s)
+    # turn: held by whoever has a connection. outage: the latest sign that the server is away.
+
+    def __init__(self, url: str, timeout_s: float, read_timeout_s: float, most: int) -> None:
+        self.turn = asyncio.Semaphore(most)
+        self.outage: RedisUnavailable | None = None
+        self._factory: Any = make_async_pool(url, timeout_s=timeout_s, read_timeout_s=read_timeout_s)
+        self._closed = False
         self._idle: list[tuple[AbstractConnection, float]] = []
         self._busy: set[AbstractConnection] = set()
 
@@ -189,19 +207,22 @@ class _Pool:
             if await _stands(connection, since_s):
                 return connection
             await self._drop(connection)
-        connection = self._factory.make_connection()
-        self._busy.add(connection)
+        fresh: Any = self._factory.make_connection()
+        self._busy.add(fresh)
         try:
-            await connection.connect()
+            await fresh.connect()
         except BaseException:
-            await self._drop(connection)
+            await self._drop(fresh)
             raise
-        return connection
+        made: AbstractConnection = fresh
+        return made
 
-    def give_back(self, connection: AbstractConnection) -> None:
+    async def give_back(self, connection: AbstractConnection) -> None:
         """Keep a connection for the next call, unless it broke."""
         self._busy.discard(connection)
-        if connection.is_connected:
+        if self._closed:
+            await self._drop(connection)
+        elif connection.is_connected:
             self._idle.append((connection, asyncio.get_running_loop().time()))
 
     async def drop_idle(self) -> None:
@@ -211,6 +232,7 @@ class _Pool:
 
     async def close(self) -> None:
         """Close everything; a call that is under way fails."""
+        self._closed = True
         await self.drop_idle()
         for connection in list(self._busy):
             await self._drop(connection)

@@ -106,7 +106,12 @@ def client_list() -> Trip[str]:
 
 def closed() -> RedisUnavailable:
     """Return the error of a client that was closed."""
-    error = RedisUnavailable("this client is closed")
+    return away("this client is closed")
+
+
+def away(why: str) -> RedisUnavailable:
+    """Return the error of what was not sent."""
+    error = RedisUnavailable(why)
     error.nothing_happened = True
     return error
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from heavyq.bullmq.keys import QueueKey
+from heavyq.bullmq.options import Keep
 from heavyq.config import Profile, QueueSettings, RunSettings, children_wanted, of_worker_type, resolve_queue
 from heavyq.core.child import ChildLimits
 from heavyq.core.memory import children_that_fit
@@ -74,6 +75,7 @@ def _traits(told: _Declared) -> Traits:
         is_async=bool(told.get("is_async")),
         hooks=frozenset(told.get("hooks", ())),
         strategy=bool(told.get("strategy")),
+        **{f"keep_{end}": Keep(*kept) for end, kept in told.get("keep", {}).items()},
     )
 
 

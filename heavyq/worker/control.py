@@ -555,6 +555,8 @@ def _rules(served: Served) -> Rules:
         strategy=served.traits.strategy,
         starts_max=settings.max_started_attempts,
         metrics_points=settings.metrics_points or 0,
+        keep_completed=served.traits.keep_completed,
+        keep_failed=served.traits.keep_failed,
     )
 
 

@@ -113,11 +113,9 @@ class Leasing:
 
     def _starves(self, served: Served, now_s: float) -> bool:
         """Tell whether a queue that has no child, and finds no place for one, is known to have work."""
-        if served.may_have_work:
-            return True
         if now_s - served.asked_work_s >= _ASK_AGAIN_S:
             self._ask_for_work(served, now_s)
-        return False
+        return now_s - served.sure_work_s < 2 * _ASK_AGAIN_S
 
     def _ask_for_work(self, served: Served, now_s: float) -> None:
         """Find out whether a job waits in a queue that cannot be leased from, before others are held back for it."""
@@ -126,7 +124,9 @@ class Leasing:
         def answer(reply: Counts | HeavyqError) -> None:
             if isinstance(reply, Counts):
                 served.may_have_work = self._has_work(served, reply)
-                if not served.may_have_work:
+                if served.may_have_work:
+                    served.sure_work_s = monotonic_s()
+                else:
                     served.empty_since_s = monotonic_s()
                     served.blocked_since_s = None
             self.changed = True

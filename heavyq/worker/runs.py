@@ -28,7 +28,7 @@ from heavyq.bullmq.ops.hand_back import hand_back
 from heavyq.bullmq.ops.log import log
 from heavyq.bullmq.ops.retry import retry
 from heavyq.bullmq.ops.wait_children import wait_children
-from heavyq.bullmq.options import Keep, WireOptions
+from heavyq.bullmq.options import KEEP_ALL, Keep, WireOptions
 from heavyq.bullmq.parent import Parent, read_job_key
 from heavyq.core import run as life
 from heavyq.core.outcome import REASONS, STARTED_TOO_OFTEN, Failure, Usage, deferred
@@ -98,13 +98,15 @@ class Rules:
 
     memory_retry: a death by memory may be run again. strategy: it has a backoff strategy. starts_max: how often a job
     may be started, whatever the reason; None: as often as it takes. metrics_points: for how many minutes ends are
-    counted.
+    counted. keep_completed, keep_failed: what stays of jobs that say nothing of it.
     """
 
     memory_retry: bool = False
     strategy: bool = False
     starts_max: int | None = None
     metrics_points: int = 0
+    keep_completed: Keep = KEEP_ALL
+    keep_failed: Keep = KEEP_ALL
 
 
 def read_job(job: LeasedJob, roll: float, rules: Rules) -> tuple[life.JobFacts, WireOptions]:
@@ -161,7 +163,7 @@ def settle_op(run: Run, settlement: life.Settlement, rules: Rules) -> Op[Settled
                 lease,
                 now_ms=now_ms,
                 returnvalue=settlement.result,
-                keep=run.opts.remove_on_complete or Keep(),
+                keep=run.opts.remove_on_complete or rules.keep_completed,
                 usage=settlement.usage.to_json(lease.started),
                 metrics_points=rules.metrics_points,
             )
@@ -169,7 +171,7 @@ def settle_op(run: Run, settlement: life.Settlement, rules: Rules) -> Op[Settled
             return fail(
                 lease,
                 now_ms=now_ms,
-                keep=run.opts.remove_on_fail or Keep(),
+                keep=run.opts.remove_on_fail or rules.keep_failed,
                 attempts=run.opts.attempts,
                 metrics_points=rules.metrics_points,
                 **_why(run, settlement.failure, settlement.usage),

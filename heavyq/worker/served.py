@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from heavyq.bullmq.keys import QueueKey
+from heavyq.bullmq.options import KEEP_ALL, Keep
 from heavyq.config import QueueSettings
 from heavyq.worker.crew import ChildKind
 from heavyq.worker.waiter import Waiter
@@ -20,12 +21,14 @@ class Traits:
     """What the worker has to know of a queue's functions, which only children can call.
 
     is_async: its jobs share children. hooks: the events that its `@on` functions want. strategy: it has a backoff
-    strategy of its own.
+    strategy of its own. keep_completed, keep_failed: what stays of jobs that say nothing of it.
     """
 
     is_async: bool = False
     hooks: frozenset[str] = frozenset()
     strategy: bool = False
+    keep_completed: Keep = KEEP_ALL
+    keep_failed: Keep = KEEP_ALL
 
 
 @dataclass(slots=True)
@@ -37,7 +40,8 @@ class Served:
     marker_taken: its marker was popped, and nobody has leased since. has_room: its next job would fit in memory.
     blocked_since_s: since when it has had no room. asked: leases without an answer. need_bytes: what its jobs are taken
     to need since the container was full. settling: jobs whose outcome Redis has not answered yet; each still holds a
-    seat. asked_work_s: when it was last asked whether there is work. traits: what its functions are.
+    seat. asked_work_s, sure_work_s: when it was last asked whether there is work, and told that there is. traits: what
+    its functions are.
     """
 
     key: QueueKey
@@ -59,6 +63,7 @@ class Served:
     seen_work_s: float = 0.0
     settling: int = 0
     asked_work_s: float = 0.0
+    sure_work_s: float = -1e9
 
     def worth_asking(self, now_s: float) -> bool:
         """True when a lease may find a job: there is work as far as is known, or nobody has looked for a while.

@@ -108,6 +108,7 @@ def test_restart_in_the_middle_of_jobs(
 def test_restart_while_idle(
     run_worker: Callable[..., Worker], server: Valkey, away: Jobs, tmp_path: Path, kill: bool
 ) -> None:
+    # conformance: C-176
     start(run_worker, server)
     ids = [away.add("short")]
     away.wait(ids[0])

@@ -139,8 +139,8 @@ MODULES = {
         "profile 'heavy': stalled_interval: 30000 looks like milliseconds",
     ),
     "option not built yet": (
-        queue("timeout='2h'"),
-        "Queue('q'): timeout is not built yet: leave it out ({folder}/app.py:2)",
+        queue("timeout_grace='2s'"),
+        "Queue('q'): timeout_grace is not built yet: leave it out ({folder}/app.py:2)",
     ),
     "more memory asked for than allowed": (
         queue("memory_request='4Gi', memory_limit='2Gi'"),
@@ -233,7 +233,9 @@ def test_traceback_of_an_import_is_shown_when_asked_for(shell: Shell) -> None:
         (("--name", "two words"), "--name: 'two words' has a blank or a character outside ASCII"),
         (("--set", "q.lock_duraton=5m"), "--set has no option 'lock_duraton' (did you mean \"lock_duration\"?)"),
         (("--set", "q.lock_duration=30000"), "--set q.lock_duration: 30000 looks like milliseconds"),
-        (("--set", "q.timeout=1h"), "--set q.timeout is not built yet: leave it out"),
+        (("--timeout", "7200000"), "--timeout: 7200000 looks like milliseconds"),
+        (("--set", "q.limiter=10"), "--set q.limiter: '10' is no rate: write a number of jobs per time, such as 10/1s"),
+        (("--set", "q.timeout_grace=1s"), "--set q.timeout_grace is not built yet: leave it out"),
         (("--set", "q.attempts=3"), "--set q.attempts: a job's options belong to whoever adds it"),
         (("--set", "qq.nice=3"), '--set qq: the worker has no such queue (did you mean "q"?); it has: q'),
         (("-q", "qq"), "-q qq: no processor for such a queue in app; known: q"),
@@ -251,7 +253,8 @@ def test_wrong_option_on_the_command_line_is_exit_2(shell: Shell, argv: tuple[st
     [
         ("HEAVYQ_LOCK_DURATION", "30000", "HEAVYQ_LOCK_DURATION: 30000 looks like milliseconds"),
         ("HEAVYQ_MEMORY_LIMIT", "4", "HEAVYQ_MEMORY_LIMIT: 4 is out of range: at least 16Mi"),
-        ("HEAVYQ_TIMEOUT", "2h", "HEAVYQ_TIMEOUT is not built yet: leave it out"),
+        ("HEAVYQ_TIMEOUT", "7200000", "HEAVYQ_TIMEOUT: 7200000 looks like milliseconds"),
+        ("HEAVYQ_TIMEOUT_GRACE", "2s", "HEAVYQ_TIMEOUT_GRACE is not built yet: leave it out"),
         ("HEAVYQ_ATTEMPTS", "3", "HEAVYQ_ATTEMPTS: a job's options belong to whoever adds it"),
     ],
 )
@@ -265,7 +268,7 @@ def test_wrong_option_in_the_environment_is_exit_3(shell: Shell, variable: str, 
     [
         ('lock_duraton = "5m"', "has no option 'lock_duraton' (did you mean \"lock_duration\"?)"),
         ("lock_duration = 30000", "lock_duration: 30000 looks like milliseconds"),
-        ('timeout = "2h"', "timeout is not built yet: leave it out"),
+        ('timeout_grace = "2s"', "timeout_grace is not built yet: leave it out"),
         ('memory_limit = "4"', "memory_limit: 4 is out of range: at least 16Mi"),
         ("nice = [", "cannot be read: "),
     ],
@@ -416,8 +419,12 @@ def test_wrong_payload_and_wrong_options_are_refused_by_the_api(
             videos.add(Video(video_id="x" * 2000))
         with pytest.raises(UnknownOption, match="has no option 'dely' \\(did you mean \"delay\""):
             videos.add(Video(video_id="v1"), dely="5m")
-        with pytest.raises(NotBuiltYet, match="deduplication is not built yet"):
-            videos.add(Video(video_id="v1"), deduplication="v1")
+        with pytest.raises(NotBuiltYet, match="durable is not built yet"):
+            videos.add(Video(video_id="v1"), durable=True)
+        with pytest.raises(BadValue, match="deduplication: 1 is no deduplication: write an id, or Dedup"):
+            videos.add(Video(video_id="v1"), deduplication=1)
+        with pytest.raises(BadValue, match="only one of them can hold when the job has failed"):
+            videos.add(Video(video_id="v1"), fail_parent_on_failure=True, continue_parent_on_failure=True)
         with pytest.raises(BadValue, match="no Redis URL"):
             api.Queue("other", connection=shell.jobs.raw)  # type: ignore[arg-type]
     finally:
@@ -515,6 +522,7 @@ def add_wrongly(jobs: Jobs, name: str, fields: Mapping[str, bytes | None]) -> st
 def test_jobs_that_somebody_else_added_wrongly_fail_alone_and_say_why(
     run_worker: Callable[..., Worker], jobs: Jobs
 ) -> None:
+    # conformance: C-040 C-041
     first = jobs.add("ok", {"videoId": "first"})
     ids = {case: add_wrongly(jobs, name, fields) for case, (name, fields, *_) in WRONG.items()}
     no_hash, other_key = jobs.add("ok"), jobs.add("ok")

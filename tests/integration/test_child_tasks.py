@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 SHOP = """
     import asyncio, contextlib, logging, os, signal, subprocess, sys, time
-    from heavyq import Queue
-    from heavyq.queue.registry import around_job, child_start, child_stop
+    from heavyq import Queue, around_job, child_start, child_stop
 
     q = Queue("q")
     gates = {}
@@ -285,8 +284,9 @@ def test_stop_cancels_that_job_only(child, run):
 
 
 def test_stop_that_comes_with_the_job_wins(child, run):
-    child.job(run, "wait", {"gate": run})
-    child.stop(run)
+    with child.at_once():
+        child.job(run, "wait", {"gate": run})
+        child.stop(run)
     assert child.ended(run).kind == wire.STOPPED
     assert not [f for f in child.frames if f.kind == wire.LOG and wire.split_run(f.body)[0] == run]
 
@@ -370,6 +370,7 @@ def test_retiring_child_ends_its_jobs_first_and_then_its_hooks(tmp_path):
         child.logged(1, "waits")
         child.job(2, "stubborn", {"returns": True})
         child.logged(2, "waits")
+        assert child.log.count("pool closed") == 0
         child.retire()
         child.job(3, "open", {"gate": 1})  # too late: it takes nothing more
         child.stop(2)

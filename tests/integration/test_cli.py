@@ -410,6 +410,23 @@ def test_config_shows_each_value_and_where_it_came_from(tmp_path: Path) -> None:
     assert ["memory_budget", "auto", "--memory-budget"] in [line.split() for line in shown.out.splitlines()]
 
 
+def test_config_counts_children_that_jobs_share_and_shows_a_rate_as_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        "from heavyq import LIGHT, Queue, Rate\n"
+        "q = Queue('q', profile=LIGHT, async_concurrency=20, limiter=Rate(10, per='1m30s'))\n"
+        "@q.processor\n"
+        "async def work(job): ...\n"
+    )
+    done = heavyq("config", "app", "--json", "--timeout", "2h", folder=tmp_path)
+    found = json.loads(done.out)
+    assert found["worker"]["concurrency"] == {"value": 3, "from": "the queues"}
+    assert found["queues"]["q"]["limiter"] == {"value": "10/1m30s", "from": "Queue('q')"}
+    assert found["queues"]["q"]["timeout"] == {"value": 7200.0, "from": "--timeout"}
+    assert found["queues"]["q"]["progress_timeout"] == {"value": None, "from": "default"}
+    shown = heavyq("config", "app", folder=tmp_path)
+    assert ["limiter", "10/1m30s", "Queue('q')"] in [line.split() for line in shown.out.splitlines()]
+
+
 def test_config_without_modules_shows_the_worker_only(tmp_path: Path) -> None:
     done = heavyq("config", "--json", folder=tmp_path)
     assert (done.code, json.loads(done.out)["queues"]) == (0, {})
@@ -446,12 +463,12 @@ def test_config_refuses_what_run_refuses(tmp_path: Path, argv: tuple[str, ...], 
         (("app", "--concurency", "2"), 2, "No such option: --concurency"),
         (("app", "--concurrency", "0"), 2, "--concurrency: 0 is out of range"),
         (("app", "--drain-timeout", "30000"), 2, "--drain-timeout: 30000 looks like milliseconds"),
-        (("app", "--timeout", "2h"), 2, "--timeout is not built yet"),
+        (("app", "--timeout", "soon"), 2, "--timeout: 'soon' is no duration"),
         (("app", "--grace", "5s"), 2, "--grace is not built yet"),
         (("app", "--inline"), 2, "--inline is not built yet"),
         (("app", "--metrics-port", "9000"), 2, "--metrics-port is not built yet"),
         (("app", "--state-dir", "x"), 2, "--state-dir is not built yet"),
-        (("app", "--set", "q.timeout=1h"), 2, "--set q.timeout is not built yet"),
+        (("app", "--set", "q.timeout_grace=1s"), 2, "--set q.timeout_grace is not built yet"),
         (("app", "--redis", "localhost"), 2, "--redis: this is no Redis URL"),
         ((), 3, "no module to work with"),
     ],

@@ -17,6 +17,7 @@ from heavyq.bullmq.keys import QueueKey
 from heavyq.bullmq.op import Op
 from heavyq.bullmq.scripts import SHARED, script
 from heavyq.errors import ProtocolError, RedisRefused, RedisReplyError, RedisUnavailable
+from heavyq.store import client as client_module
 from heavyq.store import trip
 from heavyq.store.client import Client
 from heavyq.store.connect import check_server
@@ -441,7 +442,7 @@ def test_a_block_may_be_longer_than_the_timeout_of_replies(
 def test_a_long_wait_is_several_blocks(
     valkey: Valkey, connect: Callable[..., Client], raw: redis.Redis, q: QueueKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "_BLOCK_MAX_S", 0.1)
+    monkeypatch.setattr(client_module, "BLOCK_MAX_S", 0.1)
     client = connect(valkey.url, timeout_s=0.5)
     before = (
         raw.info("commandstats")["cmdstat_bzpopmin"]["calls"] if "cmdstat_bzpopmin" in raw.info("commandstats") else 0
@@ -461,7 +462,7 @@ def test_a_waiter_does_not_hold_up_the_others(client: Client, raw: redis.Redis, 
 def test_a_hung_server_is_noticed_by_a_waiter(
     own_valkey: Callable[..., Valkey], connect: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "_BLOCK_MAX_S", 0.3)
+    monkeypatch.setattr(client_module, "BLOCK_MAX_S", 0.3)
     server = own_valkey()
     client = connect(server.url, timeout_s=0.3)
     assert client.pop_marker(Q, 0.01) is None

@@ -116,6 +116,7 @@ def test_term_lets_the_running_job_complete(
     ran: Callable[[str], None],
     whole_tree: bool,
 ) -> None:
+    # conformance: C-177
     worker = run_worker(APP, "-c", "2")
     running = jobs.add_all([("two-seconds", None)] * 2)
     for job_id in running:

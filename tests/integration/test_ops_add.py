@@ -21,6 +21,7 @@ def rig(client, raw, q) -> Rig:
 
 
 def test_standard_job_leaves_what_bullmq_leaves(rig):
+    # conformance: C-012 C-013
     data = '{"naïve":"ü\\"/\\n","n":1.5,"list":[]}'.encode()
     added = rig.run(ops.add(rig.q, name="näme", data=data, opts=b'{"attempts":2}', timestamp_ms=NOW_MS))
 
@@ -46,6 +47,7 @@ def test_standard_job_leaves_what_bullmq_leaves(rig):
 
 
 def test_jobs_run_in_the_order_of_adds_and_lifo_first(rig):
+    # conformance: C-014
     for _ in range(6):
         rig.add()
     rig.add(lifo=True)
@@ -81,6 +83,7 @@ def test_priority_counter_wraps_at_2_to_the_32(rig):
 
 
 def test_delayed_job_gets_its_score_its_marker_and_its_event(rig):
+    # conformance: C-016
     rig.add(delay_ms=300, timestamp_ms=NOW_MS)
     due = NOW_MS + 300
     assert rig.zset("delayed") == {"1": due * DUE_SCORE}
@@ -94,6 +97,7 @@ def test_delayed_job_gets_its_score_its_marker_and_its_event(rig):
 
 
 def test_delayed_jobs_of_one_ms_keep_their_order(rig):
+    # conformance: C-028
     for _ in range(3):
         rig.add(delay_ms=300)
     rig.add(delay_ms=299)
@@ -103,6 +107,7 @@ def test_delayed_jobs_of_one_ms_keep_their_order(rig):
 
 
 def test_more_than_4096_jobs_of_one_ms_stay_inside_it(rig):
+    # conformance: C-029
     first = (NOW_MS + 300) * DUE_SCORE
     rig.raw.zadd(rig.key("delayed"), {"other": first + DUE_SCORE - 2, "next ms": first + DUE_SCORE})
     for _ in range(3):
@@ -120,6 +125,7 @@ def test_marker_of_a_delayed_job_may_be_fractional(rig):
 
 
 def test_delay_wins_over_priority_and_lifo_until_the_job_is_due(rig):
+    # conformance: C-017
     rig.add(delay_ms=10, priority=3)
     rig.add(delay_ms=10, lifo=True)
     rig.add(delay_ms=10)
@@ -175,6 +181,7 @@ def test_running_queue_ignores_what_lies_in_paused(rig):
 
 
 def test_id_that_exists_changes_nothing_but_the_counter(rig):
+    # conformance: C-019
     first = rig.run(ops.add(rig.q, name="a", data=b"1", opts=b"{}", timestamp_ms=NOW_MS, job_id="x"))
     before = rig.dump()
     again = rig.run(ops.add(rig.q, name="b", data=b"2", opts=b"{}", timestamp_ms=NOW_MS + 1, delay_ms=9, job_id="x"))
@@ -193,6 +200,7 @@ def test_only_an_add_with_an_id_may_be_sent_again(rig):
 
 @pytest.mark.parametrize("job_id", ["", "0", "12", "-3", "a:b", "0:1", "a:b:c:d", "wait", "meta", "events"])
 def test_ids_that_bullmq_cannot_hold_are_refused(rig, job_id):
+    # conformance: C-008
     with pytest.raises(UsageError):
         rig.add(job_id=job_id)
     assert rig.dump() == {}
@@ -216,6 +224,7 @@ def test_other_ids_are_taken(rig, job_id):
     ],
 )
 def test_numbers_that_bullmq_cannot_hold_are_refused(rig, options):
+    # conformance: C-018
     with pytest.raises(UsageError):
         rig.add(**options)
     assert rig.dump() == {}
@@ -241,6 +250,7 @@ def test_last_possible_moment_is_exact(rig):
 
 @pytest.mark.parametrize(("kept", "written"), [(None, "10000"), ("100", "100"), ("soon", "soon")])
 def test_event_stream_length_is_set_once_and_kept_by_others(rig, kept, written):
+    # conformance: C-004
     if kept:
         rig.meta(**{"opts.maxLenEvents": kept})
     rig.add()
@@ -249,6 +259,7 @@ def test_event_stream_length_is_set_once_and_kept_by_others(rig, kept, written):
 
 @pytest.mark.parametrize("options", [{}, {"priority": 2}, {"delay_ms": 5}])
 def test_event_stream_is_trimmed(rig, options):
+    # conformance: C-005
     rig.meta(**{"opts.maxLenEvents": 100})
     for _ in range(300):
         rig.add(**options)

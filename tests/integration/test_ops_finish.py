@@ -220,6 +220,7 @@ def test_keep_all_keeps_all(rig, verb, finished):
 
 @both
 def test_keep_age_removes_the_oldest_first_up_to_its_limit(rig, verb, finished):
+    # conformance: C-055
     finish_many(rig, verb, 5)
     rig.now = NOW_MS + 10_003  # 1, 2, 3 and 4 are 10 s old or older
     rig.add()

@@ -274,6 +274,41 @@ def test_manual_rate_limit_blocks_only_a_queue_with_a_limit(rig):
     assert isinstance(rig.try_lease(), LeaseRefused)
 
 
+def test_a_workers_limit_counts_starts_and_lives_for_its_window(rig):
+    # conformance: C-108
+    for _ in range(3):
+        rig.add()
+    limiter = (2, 60_000)
+    rig.lease(limiter=limiter)
+    rig.lease()  # a worker without a limit counts nothing
+    assert rig.text("limiter") == "1"
+    assert 0 < rig.raw.pttl(rig.key("limiter")) <= 60_000
+    rig.raw.set(rig.key("limiter"), 2, px=50_000)
+    reply = rig.try_lease(limiter=limiter)
+    assert isinstance(reply, LeaseRefused)
+    assert 0 < reply.wait_ms <= 50_000
+    assert isinstance(rig.try_lease(), LeasedJob)
+
+
+@pytest.mark.parametrize(("limiter", "window_ms"), [((5, 60_000), 60_000), (None, 1000)])
+def test_the_queues_limit_goes_before_the_workers_and_the_workers_window_before_the_queues(rig, limiter, window_ms):
+    rig.meta(max=1, duration=1000)
+    rig.add()
+    rig.add()
+    rig.lease(limiter=limiter)
+    assert window_ms / 2 < rig.raw.pttl(rig.key("limiter")) <= window_ms
+    assert isinstance(rig.try_lease(limiter=limiter), LeaseRefused)
+
+
+@pytest.mark.parametrize("bad", [("x", 1000), (5, "x")])
+def test_a_limit_that_is_no_number_takes_no_job(rig, bad):
+    rig.add()
+    before = rig.dump()
+    with pytest.raises(RedisReplyError, match="number"):
+        rig.try_lease(limiter=bad)
+    assert rig.dump() == before
+
+
 def test_limiter_without_an_end_does_not_limit(rig):
     rig.meta(max=1, duration=60_000)
     rig.raw.set(rig.key("limiter"), 3)
@@ -290,6 +325,7 @@ def test_limit_without_a_window_counts_nothing(rig):
 
 
 def test_deferred_failure_stays_in_the_hash_and_is_not_counted(rig):
+    # conformance: C-109
     rig.meta(max=1, duration=60_000)
     rig.add()
     rig.raw.hset(rig.key("1"), "defa", "child x failed")

@@ -360,8 +360,7 @@ def test_a_parent_that_cannot_be_placed_stays_where_it_waits(rig, home):
 
 
 @both
-@pytest.mark.parametrize("rule", [None, *RULES])
-@pytest.mark.parametrize("keep", [Keep(), Keep(0)], ids=["kept", "deleted"])
+@pytest.mark.parametrize(("rule", "keep"), [(None, Keep(0)), *((rule, Keep()) for rule in (None, *RULES))])
 @pytest.mark.parametrize("spoil", SPOILERS.values(), ids=[name.replace(" ", "-") for name in SPOILERS])
 def test_a_broken_parent_never_costs_the_child_its_outcome(rig, home, verb, finished, rule, keep, spoil):
     family(rig, home, rule)

@@ -113,6 +113,7 @@ def test_job_that_stalls_too_often_is_marked_to_fail(rig, limit, stalls, fails):
 
 @pytest.mark.parametrize("by", ["hash", "zset"])
 def test_job_of_a_living_scheduler_never_fails_for_its_stalls(rig, by):
+    # conformance: C-090
     rig.add()
     rig.raw.hset(rig.key("1"), "rjk", "s")
     if by == "hash":

@@ -6,8 +6,9 @@ import pytest
 
 from heavyq.bullmq import ops
 from heavyq.bullmq.job_hash import strikes
-from heavyq.bullmq.lease import NothingToLease
+from heavyq.bullmq.lease import LeaseRefused, NothingToLease
 from heavyq.bullmq.ops.common import DUE_MS_MAX
+from heavyq.errors import RedisReplyError
 from tests.support.ops import FAILURE, NOW_MS, USAGE, Rig
 
 
@@ -196,6 +197,36 @@ def test_hand_back_of_a_prioritized_job_goes_before_its_priority_and_wakes(rig):
     rig.settle("hand_back", lease)
     assert rig.zset("prioritized") == {"1": 3 * 2**32, "2": 3 * 2**32 + 2}
     assert rig.zset("marker") == {"0": 0.0}
+
+
+def test_hand_back_may_limit_the_rate(rig):
+    # conformance: C-111
+    rig.add()
+    rig.add()
+    lease = rig.lease()
+    assert rig.settle("hand_back", lease, limit_ms=50_000) == "settled"
+    assert rig.list("wait") == ["2", "1"]
+    assert rig.field("1", "atm") is None
+    assert rig.text("limiter") == str(2**53 - 1)
+    assert 0 < rig.raw.pttl(rig.key("limiter")) <= 50_000
+    limited = rig.try_lease(limiter=(100, 1000))
+    assert isinstance(limited, LeaseRefused)
+    assert limited.wait_ms > 1000
+    rig.raw.delete(rig.key("limiter"))
+    assert rig.settle("hand_back", lease, limit_ms=50_000) == "settled"
+    assert not rig.exists("limiter")  # a replay limits nobody again
+    assert rig.lease().job_id == "1"
+
+
+def test_a_limit_that_is_no_number_hands_nothing_back(rig):
+    rig.add()
+    lease = rig.lease()
+    before = rig.dump()
+    with pytest.raises(RedisReplyError, match="number"):
+        rig.settle("hand_back", lease, limit_ms="soon")
+    assert rig.dump() == before
+    assert rig.settle("hand_back", lease, limit_ms=0) == "settled"
+    assert rig.lease().job_id == "1"
 
 
 @pytest.mark.parametrize(("verb", "at_head"), [("hand_back", True), ("retry", False)])

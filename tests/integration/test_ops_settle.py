@@ -113,6 +113,7 @@ def test_swept_job_is_lost_even_before_anybody_leases_it(rig, lease, verb):
 
 @every_settle
 def test_job_swept_and_leased_by_node_is_lost(rig, lease, verb):
+    # conformance: C-092
     """Node's scripts leave hq:fence where it is: the attempts tell."""
     rig.expire_lock("1")
     rig.raw.hset(rig.key("1"), mapping={"ats": 2, "processedOn": lease.processed_on_ms})
@@ -124,6 +125,7 @@ def test_job_swept_and_leased_by_node_is_lost(rig, lease, verb):
 @every_settle
 @pytest.mark.parametrize("still_active", [True, False])
 def test_removed_job_is_gone_and_no_ghost_is_made(rig, lease, verb, still_active):
+    # conformance: C-052
     rig.raw.delete(rig.key("1"))
     if not still_active:
         rig.raw.delete(rig.key("active"), rig.key("1:lock"))

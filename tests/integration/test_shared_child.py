@@ -6,10 +6,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from heavyq.bullmq import ops
 from heavyq.bullmq.keys import QueueKey
-from heavyq.bullmq.options import Keep
-from heavyq.linux.clock import epoch_ms
 from tests.support.eventually import eventually
 from tests.support.jobs import Jobs, lines
 
@@ -121,20 +118,6 @@ def test_of_the_jobs_whose_child_crashed_only_the_guilty_one_fails(
     for job_id in innocent:
         assert jobs.wait(job_id, "completed").attempts_made == 1
     assert len(begun(worker.folder)[guilty]) == 2, "once beside others, once alone"
-
-
-def test_one_job_of_a_child_is_cancelled_and_the_others_go_on(run_worker: Callable[..., Worker], jobs: Jobs) -> None:
-    tidy, other = jobs.add("tidy"), jobs.add("wait")
-    worker = run_worker(APP, "-c", "1")
-    eventually(lambda: len(begun(worker.folder)) == 2, 15.0, "both run")
-    asked = jobs.client.run(ops.cancel(jobs.q, tidy, reason="not needed", now_ms=epoch_ms(), keep=Keep()))
-    assert asked == "asked"
-    ended = jobs.wait(tidy, "failed", timeout_s=20.0)
-    assert (ended.failure or {})["reason"] == "cancelled"
-    assert ended.failed_reason == "cancelled: not needed"
-    assert (worker.folder / "tidied.txt").read_text() == tidy
-    (worker.folder / "go").touch()
-    assert str(jobs.result(other)) == begun(worker.folder)[other][0], "it was not run twice"
 
 
 def test_job_that_does_not_stop_when_told_costs_the_child_but_no_neighbour_an_attempt(

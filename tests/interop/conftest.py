@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import TypeAdapter
 
+import heavyq
+from heavyq import Queue
 from heavyq.bullmq.keys import QueueKey
 from tests.interop.node import GENERATIONS, HERE, Node, NodeQueue, why_missing
 from tests.interop.record import Recorder
 from tests.interop.trees import Trees
 from tests.interop.twins import Twins
+from tests.support.fresh import forget_declarations
 from tests.support.ops import Rig
 
 if TYPE_CHECKING:
@@ -119,3 +123,40 @@ def heavyq_worker(run_worker: Callable[..., Worker]) -> Callable[..., Worker]:
     """Start a heavyq worker on the test's queue: `heavyq_worker("-c", "2")`. It runs app.py."""
     text = (HERE / "app.py").read_text()
     return lambda *argv: run_worker(text, *argv)
+
+
+@pytest.fixture
+def live_worker(run_worker: Callable[..., Worker]) -> Callable[..., Worker]:
+    """Start a heavyq worker on the test's queues `q` and `kids`. It runs live.py."""
+    text = (HERE / "live.py").read_text()
+    return lambda *argv, **options: run_worker(text, *argv, **options)
+
+
+@pytest.fixture
+def declare(monkeypatch: pytest.MonkeyPatch, prefix: str, valkey: Valkey) -> Iterator[Callable[..., Queue[Any, Any]]]:
+    """Declare queues as a heavyq program does: `declare("kids")`. One attempt, any JSON, and what ends stays."""
+    forget_declarations(monkeypatch)
+    anything: TypeAdapter[Any] = TypeAdapter(Any)
+    of_all: dict[str, Any] = {"payload": anything, "result": anything, "attempts": 1, "remove_on_complete": False}
+
+    def make(name: str = "q", **options: Any) -> Queue[Any, Any]:
+        return Queue(name, **{"prefix": prefix, "connection": valkey.url, **of_all, **options})
+
+    yield make
+    heavyq.close()
+
+
+@pytest.fixture
+def hq(declare: Callable[..., Queue[Any, Any]]) -> Queue[Any, Any]:
+    """The test's queue `q` as a heavyq program sees it."""
+    return declare()
+
+
+@pytest.fixture
+def kids(node: Node, prefix: str) -> Iterator[NodeQueue]:
+    """The queue of the children, in Node."""
+    queue = node.at(QueueKey(prefix, "kids"))
+    yield queue
+    errors = queue("errors")
+    queue("close")
+    assert errors == []

@@ -56,7 +56,7 @@ class Relatives(Twins):
         super().__init__(ours, theirs, bull)
         others = [pair for pair in family.members.values() if pair is not self]
         if others:
-            self.steps, self._tokens = others[0].steps, others[0]._tokens  # noqa: SLF001 - one story for all
+            self.steps, self._tokens = others[0].steps, others[0]._tokens  # one story for all
             self.ours.now = self.theirs.now = others[0].ours.now
 
     def later(self, ms: int) -> None:

@@ -72,7 +72,7 @@ class Operator:
         op = ops.clean(self.q, state=state, grace_ms=grace_ms, limit=limit, now_ms=self._now)
         theirs = self.twins.bull("clean", grace=grace_ms, limit=limit, state=named)
         ours = list(self.twins.ours.run(op))
-        self.twins.compare(f"clean {state} {grace_ms} {limit}", sorted(ours), sorted(theirs), but=but)
+        self.twins.compare(f"clean {state} {grace_ms} {limit}", ours, theirs, but=but)
         return ours
 
     def obliterate(self, *, force: bool = False, but: str = "") -> None:
@@ -123,17 +123,19 @@ class Operator:
     ) -> Any:
         """Do it on both sides; a refusal must be one on both."""
         try:
-            theirs, refused = self.twins.bull(do, **arguments), ""
+            theirs, their_refusal = self.twins.bull(do, **arguments), ""
         except NodeError as error:
-            theirs, refused = None, str(error).splitlines()[0]
-        told: Any = None
+            theirs, their_refusal = None, str(error).splitlines()[0]
+        told, our_refusal = None, None
         try:
             told = self.twins.ours.run(op)
         except JobError as error:
-            assert refused, f"heavyq refuses to {do}: {error}"
-            self.twins.compare(f"{do} {arguments} refused: {refused}", but=but)
-            raise
-        assert not refused, f"BullMQ refuses to {do}: {refused}"
+            our_refusal = error
+        if our_refusal or their_refusal:
+            self.twins.compare(f"{do} {arguments}, refused: {our_refusal} / {their_refusal}", but=but)
+            assert our_refusal, f"only BullMQ refuses to {do}: {their_refusal}"
+            assert their_refusal, f"only heavyq refuses to {do}: {our_refusal}"
+            raise our_refusal
         ours = answers[told] if answers else told
         compared = (ours, theirs) if reply or answers else ()
         self.twins.compare(f"{do} {arguments}", *compared, but=but)

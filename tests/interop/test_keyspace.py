@@ -289,6 +289,7 @@ def test_retention_keeps_nothing(twins: Twins) -> None:
 
 
 def test_retention_by_age(twins: Twins) -> None:
+    # conformance: C-055
     for _ in range(4):
         twins.add(removeOnComplete={"age": 10, "limit": 1000})
     for _ in range(4):

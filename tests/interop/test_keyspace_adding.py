@@ -23,8 +23,8 @@ from tests.support.ops import FAILURE, USAGE, Rig
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.interop.trees import Trees
     from tests.interop.node import NodeQueue
+    from tests.interop.trees import Trees
     from tests.support.valkey import Valkey
 
 _API_FLAGS = {
@@ -75,6 +75,18 @@ def test_counting_of_ids_that_are_not_used(trees: Trees) -> None:
     assert chi.add() == "5"
 
 
+def test_more_jobs_of_one_moment_than_it_has_places(trees: Trees) -> None:
+    # conformance: C-029
+    chi, delay = trees["chi"], {"delay": 700}
+    jobs = [{"name": "n", "data": {}, "opts": delay}] * 4100
+    chi.bull("addBulk", jobs=jobs)
+    added = chi.ours.client.run_many([trees.add_op(chi.ours, "n", {}, delay) for _ in jobs])
+    assert [each.id for each in added] == [str(number) for number in range(1, 4101)]
+    chi.check()
+    scores = chi.ours.zset("delayed").values()
+    assert {score // 4096 for score in scores} == {chi.ours.now + 700}
+
+
 # -- what is refused
 
 
@@ -99,7 +111,7 @@ def test_both_refuse(trees: Trees, options: dict[str, Any]) -> None:
         chi.bull.add(**trees.for_node(options))
     with pytest.raises(UsageError):
         chi.ours.run(add_op(trees, **options))
-    for member in trees:
+    for member in trees.pairs.values():
         assert member.ours.dump() == member.theirs.dump() == {}
 
 

@@ -16,8 +16,8 @@ from heavyq.bullmq.options import pack_options
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
-    from tests.interop.trees import Pair, Trees
     from tests.interop.node import NodeQueue
+    from tests.interop.trees import Pair, Trees
     from tests.support.ops import Rig
 
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import redis
 
     from heavyq.store.client import Client
-    from tests.interop.trees import Trees
     from tests.interop.node import Node, NodeQueue
+    from tests.interop.trees import Trees
 
 FLAGS = ("failParentOnFailure", "continueParentOnFailure", "ignoreDependencyOnFailure", "removeDependencyOnFailure")
 
@@ -90,7 +90,7 @@ def test_a_tree_below_a_job_that_is_there(trees: Trees) -> None:
 
 
 def test_trees_in_paused_queues(trees: Trees) -> None:
-    for member in trees:
+    for member in trees.pairs.values():
         member.meta(paused=1, version=f"bullmq:{trees.node.version}")
     trees.add_flow(tree("R", tree("A"), tree("B", priority=1), at="par"))
 

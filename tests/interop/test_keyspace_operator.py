@@ -140,7 +140,7 @@ def test_log_rows_are_added_and_cleared(twins: Twins, operator: Operator) -> Non
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_a_failed_job_runs_again(twins: Twins, operator: Operator, reset: bool) -> None:  # noqa: FBT001
+def test_a_failed_job_runs_again(twins: Twins, operator: Operator, reset: bool) -> None:
     # conformance: C-078 C-080
     first = twins.add(attempts=2, stackTraceLimit=5)
     for _ in range(2):

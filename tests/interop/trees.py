@@ -169,7 +169,7 @@ class Trees(Family):
             mine = plain(_with_values(pair.ours.dump()))
             node = plain(_with_values(self._renamed(pair.theirs.dump())))
             lines = [line for line in differences(mine, node) if not but or not line.startswith(f"{but}:")]
-            found += [f"{name}: {line}" for line in [*lines, *pair._ttl_differences()]]
+            found += [f"{name}: {line}" for line in [*lines, *pair.ttl_differences()]]
         told = "\n  ".join(found)
         assert not found, f"BullMQ {self.node.version}, after {' / '.join(self.steps)}:\n  {told}"
 

@@ -50,6 +50,8 @@ class Twins:
         self.ours, self.theirs, self.bull = ours, theirs, bull
         self._tokens = itertools.count(1)
         self.steps: list[str] = []
+        self.limiter: tuple[int, int] | None = None  # of heavyq's worker; BullMQ's is told by `limitWorker`
+        self.metrics_points = 0  # the same; `countMinutes`
         self.later(0)
 
     # -- steps
@@ -104,7 +106,7 @@ class Twins:
         self.bull("complete", id=held.id, token=held.token, value=value)
         keep = _opts(held.job).remove_on_complete or Keep()
         returned = json.dumps(value).encode()
-        op = ops.complete(held.job.lease, now_ms=self.ours.now, returnvalue=returned, keep=keep, usage=USAGE)
+        op = ops.complete(held.job.lease, now_ms=self.ours.now, returnvalue=returned, keep=keep, **self._finish())
         assert self.ours.run(op) == "settled"
         self.compare(f"complete {held.id}")
 
@@ -183,9 +185,12 @@ class Twins:
 
     # -- heavyq's side
 
+    def _finish(self) -> dict[str, Any]:
+        return {"usage": USAGE, "metrics_points": self.metrics_points}
+
     def _lease(self, token: str) -> LeasedJob | None:
         while True:
-            reply = self.ours.try_lease(token=token, lock_ms=LOCK_MS, worker_name="wk")
+            reply = self.ours.try_lease(token=token, lock_ms=LOCK_MS, worker_name="wk", limiter=self.limiter)
             if not isinstance(reply, LeasedJob):
                 return None
             deferred = reply.fields.get(b"defa")
@@ -216,7 +221,7 @@ class Twins:
         match verdict:
             case Final():
                 keep = opts.remove_on_fail or Keep()
-                return ops.fail(lease, now_ms=now_ms, keep=keep, attempts=opts.attempts, **why)
+                return ops.fail(lease, now_ms=now_ms, keep=keep, attempts=opts.attempts, **{**why, **self._finish()})
             case Now():
                 return ops.retry(lease, now_ms=now_ms, lifo=opts.lifo, **why)
             case After():
@@ -230,12 +235,12 @@ class Twins:
         found = [
             *([f"reply: ours {ours!r}, BullMQ's {theirs!r}"] if ours != theirs else []),
             *(line for line in differences(mine, node) if not but or not line.startswith(f"{but}:")),
-            *self._ttl_differences(),
+            *self.ttl_differences(),
         ]
         told = "\n  ".join(found)
         assert not found, f"BullMQ {self.bull.node.version}, after {' / '.join(self.steps)}:\n  {told}"
 
-    def _ttl_differences(self) -> Iterator[str]:
+    def ttl_differences(self) -> Iterator[str]:
         ours, theirs = _ttls(self.ours), _ttls(self.theirs)
         for suffix in sorted(ours.keys() & theirs.keys()):
             one, other = ours[suffix], theirs[suffix]

@@ -2,10 +2,11 @@
 
 The model (`Model`) holds what the queue should look like, in Python's own lists. The machine does the same thing
 to both and compares after every step. It also plays the others: a BullMQ worker, a BullMQ stall check, an operator.
+Any job may become a parent, in any state, and any job may be cancelled.
 
 Invariants: every job is in exactly one place; a lease is settled at most once, and nothing is written for it
 after it is lost; a job that we hold has a fence, and fences grow for ever; no hash is made for a job that is gone;
-whenever a job could start, the marker stands.
+whenever a job could start, the marker stands; a parent's books say what its children came to.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from heavyq.bullmq import ops
 from heavyq.bullmq.keys import QueueKey
 from heavyq.bullmq.lease import Lease, LeasedJob, LeaseRefused, NothingToLease
 from heavyq.bullmq.options import Keep
+from heavyq.bullmq.parent import OnFailure, Parent
 from tests.support.ops import SETTLES, Rig
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from heavyq.store.client import Client
 
 FOREIGN = "node:1"
+BOOKS = ("dependencies", "processed", "failed", "unsuccessful")  # by the names of the keys
 
 
 @dataclass
@@ -53,6 +56,10 @@ class ModelJob:
     lock: str | None = None
     checkpoint: bool = False
     strikes: int = 0
+    cancel: bool = False  # asked of the run
+    parent: str | None = None
+    rule: OnFailure | None = None
+    books: dict[str, set[str]] = field(default_factory=lambda: {name: set() for name in BOOKS})
 
 
 @dataclass
@@ -65,7 +72,9 @@ class Model:
     jobs: dict[str, ModelJob] = field(default_factory=dict)
     lists: dict[str, list[str]] = field(default_factory=lambda: {"wait": [], "paused": [], "active": []})
     scores: dict[str, dict[str, int]] = field(
-        default_factory=lambda: {"delayed": {}, "prioritized": {}, "completed": {}, "failed": {}}
+        default_factory=lambda: {
+            name: {} for name in ("delayed", "prioritized", "completed", "failed", "waiting-children")
+        }
     )
     priorities: int = 0
     suspects: set[str] = field(default_factory=set)
@@ -142,19 +151,98 @@ class Model:
         if keep.age_s is not None:
             old = [each for each in self.ordered(name) if self.scores[name][each] <= now - keep.age_s * 1000]
             for job_id in old[: keep.limit]:
-                self.remove(job_id)
+                self.forget(job_id, now)
         if keep.count > 0:
             for job_id in self.ordered(name)[: -keep.count]:
-                self.remove(job_id)
+                self.forget(job_id, now)
 
-    def outcome_of(self, lease: Lease) -> str:
+    def outcome_of(self, lease: Lease, verb: str = "") -> str:
         """What a settle of this lease should answer."""
         job = self.jobs.get(lease.job_id)
         if job is None:
             return "gone"
         if job.settled_by == lease.token:
             return "settled"
-        return "ok" if job.holder == lease.token and job.lock in (lease.token, None) else "lost"
+        if job.holder != lease.token or job.lock not in (lease.token, None):
+            return "lost"
+        if verb == "complete" and job.books["dependencies"]:
+            return "pending_children"
+        return "failed_children" if verb in ("complete", "wait_children") and job.books["unsuccessful"] else "ok"
+
+    # -- parents
+
+    def finish(self, job_id: str, name: str, now: int, keep: Keep) -> None:
+        """End a job that has left where it was: its place, its parent's books, retention."""
+        job = self.jobs[job_id]
+        job.strikes = 0
+        if keep.count:
+            self.scores[name][job_id] = now
+        if name == "completed" and self.strike_off(job_id, "processed"):
+            self.release_if_none_pending(job.parent, now)
+        elif name == "failed" and job.rule:
+            self.child_failed(job_id, job.rule, now)
+        if keep.count == 0:
+            self.forget(job_id, now)
+        else:
+            self.retain(name, now, keep)
+
+    def strike_off(self, job_id: str, book: str | None = None) -> bool:
+        """Let its parent wait for a job no longer; whether it did. book: where the parent has it from now on."""
+        parent = self.jobs.get(self.jobs[job_id].parent or "")
+        if parent is None or job_id not in parent.books["dependencies"]:
+            return False
+        parent.books["dependencies"].discard(job_id)
+        if book:
+            parent.books[book].add(job_id)
+        return True
+
+    def child_failed(self, job_id: str, rule: OnFailure, now: int) -> None:
+        parent = self.jobs[job_id].parent
+        book = {"fail": "unsuccessful", "continue": "failed", "ignore": "failed", "remove": None}[rule]
+        if not self.strike_off(job_id, book):
+            return
+        assert parent is not None
+        if rule == "continue":
+            self.release(parent, now)
+        elif rule != "fail":
+            self.release_if_none_pending(parent, now)
+        elif parent in self.scores["waiting-children"]:
+            self.jobs[parent].deferred = True
+            self.release(parent, now)
+        elif self.scores["delayed"].pop(parent, None):
+            self.jobs[parent].deferred = True
+            self.jobs[parent].delay = 0
+            self.place(parent, now)
+        elif parent not in self.scores["failed"]:
+            self.jobs[parent].deferred = True
+
+    def release_if_none_pending(self, job_id: str | None, now: int) -> None:
+        if job_id in self.jobs and not self.jobs[job_id].books["dependencies"]:
+            self.release(job_id, now)
+
+    def release(self, job_id: str, now: int) -> None:
+        if self.scores["waiting-children"].pop(job_id, None):
+            self.place(job_id, now)
+
+    def place(self, job_id: str, now: int) -> None:
+        job = self.jobs[job_id]
+        if job.delay:
+            self.scores["delayed"][job_id] = (now + job.delay) * 4096
+        else:
+            self.push(job_id, first=not job.priority)
+
+    def forget(self, job_id: str, now: int) -> None:
+        """Delete a job that has ended; its parent waits for it no longer."""
+        parent, waited = self.jobs[job_id].parent, self.strike_off(job_id)
+        self.remove(job_id)
+        if waited:
+            self.release_if_none_pending(parent, now)
+
+    def left_a_run(self, job_id: str, *, goes_on: bool) -> None:
+        """A cancel that the run did not hear of becomes the failure of the next one."""
+        job = self.jobs[job_id]
+        job.deferred |= job.cancel and goes_on
+        job.cancel = False
 
 
 def _move(name: str, **arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
@@ -163,11 +251,14 @@ def _move(name: str, **arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[t
 
 _N = st.integers(0, 50)
 _HELD = st.sampled_from([True, True, True, False])
+_RULE = st.sampled_from([None, "fail", "fail", "continue", "ignore", "remove"])  # a child's
 _JOB = st.tuples(
     st.sampled_from([0, 0, 0, 1, 2]),  # priority
     st.sampled_from([0, 0, 0, 3, 20]),  # delay
     st.booleans(),  # lifo
     st.sampled_from([None, None, None, "a", "b"]),  # id
+    st.sampled_from([None, None, None, "parent", "child", "child"]),
+    _RULE,
 )
 _ADD = _move("add", jobs=st.lists(_JOB, min_size=1, max_size=3))
 _LEASE = _move("lease", popped=st.booleans(), times=st.integers(1, 2))
@@ -180,11 +271,14 @@ _SETTLE = _move(
     delay=st.sampled_from([0, 3, 20]),
     flag=st.booleans(),
 )
+_ENDS = st.sampled_from([None, None, "complete", "complete", "wait_children", "fail"])
 _DIE = _move("die_of_memory", n=_N, held=_HELD, delay=st.sampled_from([0, 0, 3]), times=st.integers(1, 3))
+_FAMILY = _move("family", n=_N, rule=_RULE, verb=st.sampled_from(["complete", "fail", "fail"]), then=_ENDS)
 _OTHERS = [
     _move("time_passes", ms=st.integers(1, 30), expires=st.booleans(), n=_N),
     _move("renew", n=_N, held=_HELD, lock_ms=st.sampled_from([30_000, 60_000])),
     _move("write", n=_N, held=_HELD, verb=st.sampled_from(["progress", "checkpoint", "log"])),
+    _move("cancel", n=_N, active=st.booleans(), keep=st.sampled_from([Keep(), Keep(0), Keep(1)])),
     _move("sweep", limit=st.sampled_from([0, 2]), looks=st.integers(1, 2)),
     _move("node", action=st.sampled_from(["lease", "lease", "complete", "sweep", "sweep"]), n=_N),
     _move(
@@ -197,7 +291,7 @@ _OTHERS = [
 ]
 # One rule for all moves, weighed here: Hypothesis switches whole rules off at random, run by run, and a queue
 # without adds or without leases shows nothing.
-MOVES = st.one_of(_ADD, _ADD, _LEASE, _LEASE, _SETTLE, _SETTLE, _DIE, *_OTHERS)
+MOVES = st.one_of(_ADD, _ADD, _LEASE, _LEASE, _SETTLE, _SETTLE, _FAMILY, _FAMILY, _DIE, *_OTHERS)
 
 
 class ScriptMachine(RuleBasedStateMachine):
@@ -310,7 +404,8 @@ class ScriptMachine(RuleBasedStateMachine):
         for name in self.model.scores:
             self.raw.zrem(self.rig.key(name), job_id)
         self.raw.srem(self.rig.key("stalled"), job_id)
-        self.raw.delete(*(self.rig.key(job_id + suffix) for suffix in ("", ":lock", ":logs")))
+        suffixes = ("", ":lock", ":logs", *(f":{book}" for book in BOOKS))
+        self.raw.delete(*(self.rig.key(job_id + suffix) for suffix in suffixes))
         self._wake_others()
 
     def _wake_others(self) -> None:
@@ -319,11 +414,22 @@ class ScriptMachine(RuleBasedStateMachine):
 
     # -- producers
 
-    def add(self, jobs: list[tuple[int, int, bool, str | None]]) -> None:
-        for priority, delay, lifo, job_id in jobs:
-            self._add(priority, delay, lifo, job_id)
+    def add(self, jobs: list[tuple[int, int, bool, str | None, str | None, OnFailure | None]]) -> None:
+        for priority, delay, lifo, job_id, kin, on_failure in jobs:
+            parent = self._find_parent() if kin == "child" and job_id is None else None
+            self._add(priority, delay, lifo, job_id, parent, on_failure, waits=kin == "parent")
 
-    def _add(self, priority: int, delay: int, lifo: bool, job_id: str | None) -> None:
+    def _add(
+        self,
+        priority: int,
+        delay: int,
+        lifo: bool,
+        job_id: str | None,
+        parent: str | None,
+        rule: OnFailure | None,
+        *,
+        waits: bool = False,
+    ) -> None:
         op = ops.add(
             self.rig.q,
             name="job",
@@ -334,16 +440,50 @@ class ScriptMachine(RuleBasedStateMachine):
             delay_ms=delay,
             lifo=lifo,
             job_id=job_id,
+            parent=Parent(self.rig.q, parent, rule) if parent else None,
+            waits_for_children=waits,
         )
         added = self.rig.run(op)
         assert added.existed == (job_id in self.model.jobs)
         if added.existed:
             return
-        self.model.jobs[added.id] = ModelJob(priority=priority, delay=delay)
-        if delay:
+        self.model.jobs[added.id] = ModelJob(
+            priority=priority, delay=delay, parent=parent, rule=rule if parent else None
+        )
+        if parent:
+            self.model.jobs[parent].books["dependencies"].add(added.id)
+        if waits:
+            self.model.scores["waiting-children"][added.id] = self.rig.now
+        elif delay:
             self.model.push_delayed(added.id, self.rig.now + delay)
         else:
             self.model.push(added.id, first=lifo and not priority)
+
+    def _find_parent(self) -> str | None:
+        """The newest job that waits for children, else the newest of all, whatever it does."""
+        waiting = self.model.ordered("waiting-children")
+        return next(iter([*reversed(waiting), *reversed(self.model.jobs)]), None)
+
+    def cancel(self, n: int, active: bool, keep: Keep) -> None:
+        model = self.model
+        candidates = model.lists["active"] if active else sorted(model.jobs)
+        if not candidates:
+            return
+        job_id = candidates[n % len(candidates)]
+        answer = self.rig.run(ops.cancel(self.rig.q, job_id, reason="x", now_ms=self.rig.now, keep=keep))
+        self.seen[f"cancel: {answer}"] += 1
+        if job_id in model.lists["active"]:
+            assert answer == "asked"
+            model.jobs[job_id].cancel = True
+        elif job_id in {**model.scores["completed"], **model.scores["failed"]}:
+            assert answer == "over"
+        else:
+            assert answer == "failed"
+            for items in (*model.lists.values(), *model.scores.values()):
+                if job_id in items:
+                    items.remove(job_id) if isinstance(items, list) else items.pop(job_id)
+            model.jobs[job_id].deferred = False
+            model.finish(job_id, "failed", self.rig.now, keep)
 
     # -- our worker
 
@@ -373,6 +513,7 @@ class ScriptMachine(RuleBasedStateMachine):
         lease = reply.lease
         assert (lease.job_id, lease.started, lease.processed_on_ms) == (job_id, job.started, self.rig.now)
         assert (b"defa" in reply.fields) == job.deferred
+        job.cancel = False
         self.leases.append(lease)
         self.left_fence.discard(job_id)
         assert self.rig.exists("marker")
@@ -383,13 +524,14 @@ class ScriptMachine(RuleBasedStateMachine):
         lease = self._pick(n, held=held)
         if lease is None:
             return
-        lost = self.rig.run(ops.renew(self.rig.q, [lease], lock_ms=lock_ms)).lost
+        renewed = self.rig.run(ops.renew(self.rig.q, [lease], lock_ms=lock_ms))
         if self.model.outcome_of(lease) == "ok":
-            assert lost == ()
+            assert renewed.lost == ()
+            assert renewed.cancelled == ({lease.token: "x"} if self.model.jobs[lease.job_id].cancel else {})
             self.model.jobs[lease.job_id].lock = lease.token
             self.model.suspects.discard(lease.job_id)
         else:
-            assert lost == (lease.token,)
+            assert renewed == ops.Renewed((lease.token,), {})
 
     def write(self, n: int, held: bool, verb: str) -> None:
         lease = self._pick(n, held=held)
@@ -410,6 +552,18 @@ class ScriptMachine(RuleBasedStateMachine):
         if lease is not None:
             self._settle(lease, verb, keep, delay, flag)
 
+    def family(self, n: int, rule: OnFailure | None, verb: str, then: str | None) -> None:
+        """A job in work adds a child, which often ends before its parent goes on."""
+        lease = self._pick(n, held=True)
+        if lease is None:
+            return
+        self._add(0, 0, lifo=True, job_id=None, parent=lease.job_id, rule=rule)
+        self._lease()
+        if self.leases[-1] != lease:
+            self._settle(self.leases[-1], verb, Keep(), 0, flag=False)
+        if then:
+            self._settle(lease, then, Keep(), 0, flag=False)
+
     def die_of_memory(self, n: int, held: bool, delay: int, times: int) -> None:
         """A job goes back with one strike more; then something is leased, often the same job."""
         lease = self._pick(n, held=held)
@@ -421,13 +575,14 @@ class ScriptMachine(RuleBasedStateMachine):
             self._lease()
 
     def _settle(self, lease: Lease, verb: str, keep: Keep, delay: int, flag: bool, strikes: int | None = None) -> None:
-        expected = self.model.outcome_of(lease)
+        expected = self.model.outcome_of(lease, verb)
         options: dict[str, Any] = {
             "complete": {"keep": keep},
             "fail": {"keep": keep},
             "retry": {"lifo": flag},
             "delay": {"delay_ms": delay, "burn_attempt": flag, "strikes": strikes},
             "hand_back": {},
+            "wait_children": {},
         }[verb]
         before = self.rig.dump() if expected != "ok" else None
         answer = self.rig.settle(verb, lease, **options)
@@ -448,6 +603,7 @@ class ScriptMachine(RuleBasedStateMachine):
         job = model.jobs[job_id]
         model.leave(job_id)
         job.settled_by = lease.token
+        model.left_a_run(job_id, goes_on=verb not in ("complete", "fail"))
         job.made += verb in ("complete", "fail", "retry") or (verb == "delay" and flag)
         if verb in ("complete", "fail"):
             if verb == "complete":
@@ -455,13 +611,9 @@ class ScriptMachine(RuleBasedStateMachine):
             else:
                 job.deferred = False
             self.seen[f"{verb} after strikes"] += bool(job.strikes)
-            job.strikes = 0
-            finished = {"complete": "completed", "fail": "failed"}[verb]
-            if keep.count == 0:
-                model.remove(job_id)
-                return
-            model.scores[finished][job_id] = self.rig.now
-            model.retain(finished, self.rig.now, keep)
+            model.finish(job_id, {"complete": "completed", "fail": "failed"}[verb], self.rig.now, keep)
+        elif verb == "wait_children" and job.books["dependencies"]:
+            model.scores["waiting-children"][job_id] = self.rig.now
         elif verb == "retry":
             model.promote(self.rig.now)
             model.push(job_id, first=flag and not job.priority)
@@ -484,6 +636,7 @@ class ScriptMachine(RuleBasedStateMachine):
         assert len(back) == len(expected)
         for job_id in back:
             model.leave(job_id)
+            model.left_a_run(job_id, goes_on=True)
             job = model.jobs[job_id]
             job.stalls += 1
             job.deferred |= job.stalls > limit
@@ -584,10 +737,13 @@ class ScriptMachine(RuleBasedStateMachine):
             counts = {name: int(found.get(name, 0)) for name in ("atm", "ats", "stc", "delay")}
             assert counts == {"atm": job.made, "ats": job.started, "stc": job.stalls, "delay": job.delay}
             assert ("defa" in found, "hq:checkpoint" in found) == (job.deferred, job.checkpoint)
+            assert ("hq:cancel" in found) == job.cancel
             assert found.get("hq:strikes") == (str(job.strikes) if job.strikes else None)
             assert dump.get(f"{job_id}:lock") == job.lock
             ours = job.holder not in (None, FOREIGN)
             assert ("hq:fence" in found) == (ours or job_id in self.left_fence)
+            for book, children in job.books.items():
+                assert {*dump.get(f"{job_id}:{book}", ())} == {rig.key(child) for child in children}, book
         strays = {name for name in dump if name.split(":")[0] not in model.jobs} - _STRUCTURES
         assert not strays, "no ghosts"
 
@@ -605,7 +761,7 @@ class ScriptMachine(RuleBasedStateMachine):
 
 _STRUCTURES = {
     *("meta", "id", "wait", "paused", "active", "prioritized", "pc", "delayed", "completed", "failed"),
-    *("stalled", "stalled-check", "marker", "events", "hq:counter"),
+    *("waiting-children", "stalled", "stalled-check", "marker", "events", "hq:counter"),
 }
 
 
@@ -627,4 +783,7 @@ def test_scripts_agree_with_the_model_whatever_happens(client, raw, prefix) -> N
     )
     print(dict(sorted(Bound.seen.items())))
     outcomes = {f"{verb}: ok" for verb in SETTLES}
-    assert Bound.seen.keys() >= outcomes | {"LeasedJob", "LeaseRefused", "NothingToLease", "struck"}
+    cancels = {f"cancel: {answer}" for answer in ("failed", "asked", "over")}
+    leases = {"LeasedJob", "LeaseRefused", "NothingToLease", "struck"}
+    assert Bound.seen.keys() >= outcomes | cancels | leases | {"complete: pending_children"}
+    assert Bound.seen.keys() & {"complete: failed_children", "wait_children: failed_children"}

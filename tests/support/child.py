@@ -5,6 +5,7 @@ Owns the process, by pid. The child is started by an exec and imports the module
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -20,7 +21,7 @@ from heavyq.linux.frames import Frame, FrameReader, pack, pack_parts
 from tests.support.worker import environment
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 _MAIN = """
@@ -61,6 +62,7 @@ class Child:
         theirs.close()
         self._reader = FrameReader()
         self.frames: list[Frame] = []
+        self._gathered: bytes | None = None
 
     def __enter__(self) -> Self:
         self.expect(wire.READY)
@@ -72,6 +74,14 @@ class Child:
         self._process.wait()
 
     # ---- what a supervisor sends
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Send what is sent meanwhile in one piece."""
+        self._gathered = b""
+        yield
+        data, self._gathered = self._gathered, None
+        self._sock.sendall(data)
 
     def job(
         self, run: int, name: str, data: Any = None, *, fields: Mapping[bytes, bytes] | None = None, **head: Any
@@ -90,16 +100,22 @@ class Child:
 
     def stop(self, run: int) -> None:
         """Ask for the end of a job."""
-        self._sock.sendall(pack(wire.STOP, {"run": run, "why": "cancelled"}))
+        self._send(pack(wire.STOP, {"run": run, "why": "cancelled"}))
 
     def retire(self) -> None:
         """Ask the child to end."""
-        self._sock.sendall(pack(wire.EXIT))
+        self._send(pack(wire.EXIT))
 
     def _send_parts(
         self, kind: bytes, head: Mapping[str, Any], names: tuple[bytes, ...], parts: Mapping[bytes, bytes]
     ) -> None:
-        self._sock.sendall(b"".join(pack_parts(kind, head, [parts.get(name, b"") for name in names])))
+        self._send(b"".join(pack_parts(kind, head, [parts.get(name, b"") for name in names])))
+
+    def _send(self, data: bytes) -> None:
+        if self._gathered is None:
+            self._sock.sendall(data)
+        else:
+            self._gathered += data
 
     # ---- what it answers
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import time
 from typing import TYPE_CHECKING, TypeVar
 
@@ -34,6 +36,25 @@ def eventually(fn: Callable[[], T], timeout_s: float = 5.0, what: str = "") -> T
             raise AssertionError(f"after {timeout_s:g} s: {name}: last seen {last!r}")
         time.sleep(pause_s)
         pause_s = min(_LAST_PAUSE_S, pause_s * 1.5)
+
+
+async def aeventually(fn: Callable[[], object], timeout_s: float = 5.0, what: str = "") -> None:
+    """Call `fn` until it returns something true, or something to await that is true; the loop goes on meanwhile."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        last = fn()
+        if inspect.isawaitable(last):
+            last = await last
+        if last:
+            return
+        assert time.monotonic() < deadline, f"after {timeout_s:g} s: {what}: last seen {last!r}"
+        await asyncio.sleep(0.005)
+
+
+async def steps(n: int) -> None:
+    """Let the event loop go `n` rounds."""
+    for _ in range(n):
+        await asyncio.sleep(0)
 
 
 def always(fn: Callable[[], object], for_s: float, what: str = "") -> None:

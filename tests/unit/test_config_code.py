@@ -198,7 +198,7 @@ def test_limits_of_one_add_are_its_jobs_own_and_a_queues_stay_with_the_worker():
         ("timeout", None, "None is not a value here; leave it out, and the queue's holds"),
         ("memory_limit", None, "None is not a value here; leave it out, and the queue's holds"),
         ("memory_limit", "1Mi", "1Mi is out of range: at least 16Mi (a bare number is bytes)"),
-        ("parent", "p1", "'p1' is no job: give the job that runs, or the handle that an add returned"),
+        ("parent", "p1", "'p1' is no job: give the running one, or the handle that an add returned"),
         ("parent", None, "None is not a value of this option; leave it out for its default"),
         ("telemetry", {}, "{} is no text"),
     ],

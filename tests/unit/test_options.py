@@ -71,6 +71,7 @@ def test_null_is_as_good_as_absent() -> None:
     ],
 )
 def test_backoff_in_all_its_forms(stored: Any, backoff: Backoff | None) -> None:
+    # conformance: C-072
     assert read(backoff=stored).backoff == backoff
 
 

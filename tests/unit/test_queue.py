@@ -38,6 +38,7 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["", "a:b", ":", 5, None, b"q"])
 def test_a_name_that_bullmq_refuses_is_refused(name: Any) -> None:
+    # conformance: C-003
     with pytest.raises(BadValue, match="queue's name"):
         Queue(name)
     assert registry.queues() == []
@@ -59,8 +60,8 @@ def test_an_unknown_option_is_a_type_error_that_names_the_nearest() -> None:
 def test_options_are_checked_where_they_are_declared() -> None:
     with pytest.raises(ValueError, match="lock_duration: 30000 looks like milliseconds"):
         Queue("v", lock_duration=30_000)
-    with pytest.raises(NotBuiltYet, match="timeout"):
-        Queue("v", timeout="2h")  # type: ignore[call-arg]
+    with pytest.raises(NotBuiltYet, match="timeout_grace"):
+        Queue("v", timeout_grace="2h")  # type: ignore[call-arg]
     with pytest.raises(BadValue, match="memory_request 2Gi is above memory_limit 1Gi"):
         Queue("v", memory_request="2Gi", memory_limit="1Gi")
     with pytest.raises(BadValue, match="job_id belongs to one add"):

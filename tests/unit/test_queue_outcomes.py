@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from heavyq.bullmq.keys import QueueKey
 from heavyq.errors import RedisUnavailable, ResultGone
 from heavyq.queue import outcomes
 from heavyq.queue.outcomes import Outcomes, wait_for_end
+from heavyq.queue.talk import drive
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,6 +78,20 @@ class Stream:
         self.read += len(after)
         return after
 
+    def await_event(self, q: QueueKey, job_id: str, after: str, timeout_s: float, until: Any) -> Any:
+        deadline_s = time.monotonic() + timeout_s
+        while time.monotonic() < deadline_s:
+            for _, fields in self.read_events(q, after, 1, 100):
+                if fields.get("jobId") == job_id.encode() and until(fields):
+                    return fields
+        return None
+
+    def pause(self, seconds: float) -> None:
+        threading.Event().wait(seconds)
+
+    def enter(self, lock: Any) -> None:
+        lock.acquire()
+
     def _maybe_away(self) -> None:
         if self.away:
             self.away -= 1
@@ -84,7 +100,15 @@ class Stream:
 
 def wait(stream: Any, timeout_s: float | None = 5.0, known: Outcomes | None = None, since_ms: int = 0) -> outcomes.End:
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-    return wait_for_end(stream, Q, known or Outcomes(), "7", since_ms=since_ms, deadline_s=deadline_s)
+    return drive(stream, wait_for_end(Q, known or new(), "7", since_ms=since_ms, deadline_s=deadline_s))
+
+
+def new() -> Outcomes:
+    return Outcomes(threading.Lock())
+
+
+def look_up(stream: Any, known: Outcomes, job_id: str, since_ms: int) -> Outcome | None:
+    return drive(stream, known.look_up(Q, job_id, since_ms))
 
 
 def test_a_job_that_stands_completed_is_read_from_its_hash() -> None:
@@ -199,44 +223,44 @@ def test_a_long_outage_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_each_event_is_read_once_however_many_jobs_are_asked_for() -> None:
-    stream, known = Stream(), Outcomes()
+    stream, known = Stream(), new()
     for n in range(1000):
         stream.emit({"event": b"completed", "jobId": str(n).encode(), "returnvalue": str(n).encode()})
     for n in range(1000):
-        found = known.look_up(stream, Q, str(n), 0)  # type: ignore[arg-type]
+        found = look_up(stream, known, str(n), 0)
         assert found == Outcome(completed=True, value=str(n).encode())
     assert stream.read == 1000 + 1000  # once each to learn the places, and each value when it is asked for
 
 
 def test_what_is_older_than_the_add_is_not_read() -> None:
-    stream, known = Stream(), Outcomes()
+    stream, known = Stream(), new()
     day_ms = 86_400_000
     for n in range(50):
         stream.emit({"event": b"completed", "jobId": b"x", "returnvalue": b"0"}, f"{day_ms}-{n}")
     stream.emit(COMPLETED, f"{2 * day_ms}-0")
-    assert known.look_up(stream, Q, "7", 2 * day_ms) == Outcome(completed=True, value=b"42")  # type: ignore[arg-type]
+    assert look_up(stream, known, "7", 2 * day_ms) == Outcome(completed=True, value=b"42")
     assert stream.read == 2
 
 
 def test_clocks_that_differ_by_much_are_no_reason_to_miss_a_result() -> None:
-    stream, known = Stream(), Outcomes()
+    stream, known = Stream(), new()
     stream.emit(COMPLETED, "5000-0")
     ten_years_ahead_ms = 10 * 365 * 86_400_000
-    found = known.look_up(stream, Q, "7", ten_years_ahead_ms)  # type: ignore[arg-type]
+    found = look_up(stream, known, "7", ten_years_ahead_ms)
     assert found == Outcome(completed=True, value=b"42")
 
 
 def test_a_place_whose_event_was_trimmed_meanwhile_is_nothing() -> None:
-    stream, known = Stream(), Outcomes()
+    stream, known = Stream(), new()
     stream.emit(COMPLETED)
-    assert known.look_up(stream, Q, "7", 0) is not None  # type: ignore[arg-type]
+    assert look_up(stream, known, "7", 0) is not None
     stream.events = []
-    assert known.look_up(stream, Q, "7", 0) is None  # type: ignore[arg-type]
+    assert look_up(stream, known, "7", 0) is None
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outcomes, "_KNOWN_MAX", 10)
-    known = Outcomes()
+    known = new()
     for n in range(100):
         known.take((f"1-{n}", {"event": b"completed", "jobId": str(n).encode(), "returnvalue": b"0"}))
     assert list(known._places) == [str(n) for n in range(90, 100)]

@@ -115,6 +115,7 @@ def test_every_verdict_can_be_carried_out(
 
 @given(jitter=st.floats(0.01, 1), draw=st.floats(0, 1, exclude_max=True), delay_ms=st.integers(100, 10**9))
 def test_jitter_stays_within_its_part(jitter: float, draw: float, delay_ms: int) -> None:
+    # conformance: C-071
     verdict = decide(backoff=Backoff("fixed", delay_ms, jitter), draw=draw)
     waited_ms = verdict.delay_ms if isinstance(verdict, After) else 0
     assert delay_ms * (1 - jitter) - 1 <= waited_ms <= delay_ms

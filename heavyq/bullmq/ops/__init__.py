@@ -29,6 +29,7 @@ from heavyq.bullmq.ops.log import log
 from heavyq.bullmq.ops.logs import LogPage, logs
 from heavyq.bullmq.ops.meta import Meta, meta
 from heavyq.bullmq.ops.metrics import Metrics, metrics
+from heavyq.bullmq.ops.next_iteration import next_iteration
 from heavyq.bullmq.ops.obliterate import obliterate
 from heavyq.bullmq.ops.open_queue import open_queue
 from heavyq.bullmq.ops.page import PAGE_MAX, STATES, State, page
@@ -101,6 +102,7 @@ __all__ = [
     "logs",
     "meta",
     "metrics",
+    "next_iteration",
     "obliterate",
     "open_queue",
     "page",

@@ -15,7 +15,8 @@
 -- Mirrors BullMQ 5 and 6, add of a standard, delayed, prioritized or parent job.
 -- Differences: one script for the four kinds; while paused, the list in use is kept. As 6: a deduplication id whose
 -- owner is gone is free, `reschedule`, what is kept goes with the owner that is replaced, a child of a parent that
--- is gone is adopted, and close_flow decides on a flow's parents. A delayed job that is replaced leaves its parent.
+-- is gone is adopted, and close_flow decides on a flow's parents. Unlike both: a delayed job that is replaced leaves
+-- its parent, and a failed child that is added again is not waited for again (so an add may be repeated).
 
 local job = {
   name = ARGV[1],
@@ -46,20 +47,15 @@ end
 ----------------------------------------------------------------------------------------------------------
 -- A job of that id is there already: it stays as it is, and becomes the child of a parent that is named now
 
--- Whether the job may become this parent's: it has no other one that still exists.
-local function is_free_for(parent_key, id)
-  local other = redis.call('HGET', key(id), 'parentKey')
-  return not other or other == parent_key or redis.call('EXISTS', other) == 0
-end
-
--- A child that is completed already brings its value along, and may have been all that the parent waits for.
-local function adopt(id)
+-- A child that is completed already brings its value along, and may have been all that the parent waits for. One
+-- that was this parent's and has failed is in its books as its failure said: the parent is not to wait for it again.
+local function adopt(id, was_its_child)
   if redis.call('ZSCORE', key('completed'), id) then
     redis.call('HSET', parent.key .. ':processed', key(id), redis.call('HGET', key(id), 'returnvalue') or 'null')
     if not in_flow then
       release_if_none_pending(parent.key, job.timestamp_ms)
     end
-  else
+  elseif not (was_its_child and redis.call('ZSCORE', key('failed'), id)) then
     redis.call('SADD', parent.key .. ':dependencies', key(id))
   end
   redis.call('HSET', key(id), 'parentKey', parent.key, 'parent', parent.field)
@@ -67,13 +63,14 @@ end
 
 local function add_again(settings, id)
   if parent then
-    if not is_free_for(parent.key, id) then
+    local before = redis.call('HGET', key(id), 'parentKey')
+    if before and before ~= parent.key and redis.call('EXISTS', before) == 1 then
       if in_flow then
         redis.call('HSET', parent.key, 'flowAttachmentFailed', '1') -- it would wait for a child that is another's
       end
       return { id, -7 }
     end
-    adopt(id)
+    adopt(id, before == parent.key)
   end
   emit_and_trim(settings, 'duplicated', 'jobId', id)
   return { id, 1 }

@@ -1,4 +1,5 @@
 -- add_log: a row for the log of any job.
+-- Uses: places
 --
 -- KEYS[1]  meta
 -- ARGV     1 id  2 row  3 rows to keep, the newest ('': all)
@@ -7,7 +8,7 @@
 -- Mirrors BullMQ 5 and 6, add log.
 
 local rows, keep = key(ARGV[1]) .. ':logs', ARGV[3] ~= '' and number_argument(3)
-if not job_exists(ARGV[1]) then
+if not is_job(ARGV[1]) then
   return -1
 end
 redis.call('RPUSH', rows, ARGV[2])

@@ -1,5 +1,5 @@
 -- change_priority: a job waits at another place.
--- Uses: requeue
+-- Uses: places requeue
 --
 -- KEYS[1]  meta
 -- ARGV     1 id  2 priority  3 '1': before those of the same priority, else '0'
@@ -9,7 +9,7 @@
 -- Differences: `wait` and `paused` are one; before its equals, too, it sets the marker.
 
 local id, priority, first = ARGV[1], number_argument(2), ARGV[3] == '1'
-if not job_exists(id) then
+if not is_job(id) then
   return 'gone'
 end
 

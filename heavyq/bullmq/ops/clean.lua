@@ -43,9 +43,10 @@ end
 
 local function take_old()
   if state == 'waiting' then -- what would run next first: `paused` stands to the right
-    local ids = take_from_list(key('paused'), looked, most, may_go)
-    local seen = math.min(redis.call('LLEN', key('paused')) + #ids, looked)
-    for _, id in ipairs(take_from_list(key('wait'), looked - seen, most - #ids, may_go)) do
+    local moved_aside = take_from_list(key('paused'), looked, most, may_go)
+    local seen = math.min(redis.call('LLEN', key('paused')) + #moved_aside, looked)
+    local ids = take_from_list(key('wait'), looked - seen, most - #moved_aside, may_go)
+    for _, id in ipairs(moved_aside) do
       ids[#ids + 1] = id
     end
     return ids
@@ -54,7 +55,7 @@ local function take_old()
     return take_from_list(key('active'), looked, most, is_left)
   end
   if MOMENTS[state] then
-    return take_from_set(key(state), most, may_go)
+    return take_from_set(key(state), looked, most, may_go)
   end
   local ids = redis.call('ZRANGEBYSCORE', key(state), '-inf', cutoff_ms, 'LIMIT', 0, most)
   if #ids > 0 then

@@ -20,8 +20,9 @@ def clean(q: QueueKey, *, state: str, grace_ms: int, limit: int, now_ms: int) ->
 
     Age counts from the end of a job that is over; of others from their last start, else from their adding (delayed
     and prioritized: see the script). Spared are an active job that a worker has, and a scheduler's next job.
-    limit: how many may go; 0: any number. Of `waiting` and `active` only so many are looked at, those that would run
-    next. Call again, with what is left of the limit, until fewer come back than could.
+    limit: how many may go; 0: any number. Of jobs that are not over only so many are looked at, those that run next
+    (of the active: those that started first). Call again, with what is left of the limit, until fewer come back than
+    could.
     Raises UsageError for a state that cannot be cleaned.
     """
     if state not in CLEANABLE:

@@ -26,6 +26,6 @@ for _, list in ipairs({ 'wait', 'paused' }) do
   drop_all(take_from_list(key(list), math.huge, BATCH - removed, is_free))
 end
 for _, set in ipairs(with_delayed and { 'delayed', 'prioritized' } or { 'prioritized' }) do
-  drop_all(take_from_set(key(set), BATCH - removed, is_free))
+  drop_all(take_from_set(key(set), math.huge, BATCH - removed, is_free))
 end
 return removed

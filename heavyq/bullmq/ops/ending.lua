@@ -77,8 +77,12 @@ local function count_in_metrics(set, now_ms, points)
   end
   local data = metrics .. ':data'
   redis.call('LPUSH', data, digits(count - integer(found[2])))
-  for _ = 2, minutes do
-    redis.call('LPUSH', data, '0')
+  for first = 2, minutes, BATCH do
+    local zeros = {}
+    for n = first, math.min(first + BATCH - 1, minutes) do
+      zeros[n - first + 1] = '0'
+    end
+    redis.call('LPUSH', data, unpack(zeros))
   end
   redis.call('LTRIM', data, 0, points - 1)
   redis.call('HSET', metrics, 'prevCount', digits(count), 'prevTS', digits(now_ms))

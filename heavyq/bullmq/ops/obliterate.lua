@@ -38,8 +38,8 @@ for _, id in ipairs(in_work) do
   redis.call('DEL', lock_key(id))
 end
 drop_all(in_work)
-drop_all(take_from_set(key('delayed'), left, any))
-for _, scheduler in ipairs(take_from_set(key('repeat'), left, any)) do
+drop_all(take_from_set(key('delayed'), math.huge, left, any))
+for _, scheduler in ipairs(take_from_set(key('repeat'), math.huge, left, any)) do
   redis.call('DEL', key('repeat:' .. scheduler))
   left = left - 1
 end
@@ -47,7 +47,7 @@ for _, list in ipairs({ 'wait', 'paused' }) do
   drop_all(take_from_list(key(list), math.huge, left, any))
 end
 for _, set in ipairs({ 'completed', 'prioritized', 'failed', 'waiting-children' }) do
-  drop_all(take_from_set(key(set), left, any))
+  drop_all(take_from_set(key(set), math.huge, left, any))
 end
 if left <= 0 then
   return 'more'

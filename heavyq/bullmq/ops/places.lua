@@ -19,9 +19,15 @@ local function state_of(id)
   return redis.call('ZSCORE', key('waiting-children'), id) and 'waiting-children' or 'unknown'
 end
 
+-- Whether an id that somebody typed names a job, and not a structure of the queue's own: `meta` and a scheduler
+-- are hashes too, but no add made them, and they lie nowhere.
+local function is_job(id)
+  return job_exists(id) and (redis.call('HEXISTS', key(id), 'timestamp') == 1 or state_of(id) ~= 'unknown')
+end
+
 -- Why a job that is not where a verb needs it cannot be done the verb to: its state, or 'gone'.
 local function misplaced(id)
-  return job_exists(id) and state_of(id) or 'gone'
+  return is_job(id) and state_of(id) or 'gone'
 end
 
 -- Whether a scheduler counts on this job as its next one: without it, it would never make another.
@@ -52,7 +58,7 @@ end
 local TAKEN = 'hq:taken\n' -- stands in a list for an id while a script takes several out; no job has such an id
 
 -- Take ids out of a list from its right end on: those that are `wanted(id)`, at most `most`, among the `looked`
--- right-most. Exactly these go, and the others keep their order.
+-- right-most. Exactly these go, and the others keep their order. They are returned as they stood, from left to right.
 local function take_from_list(list, looked, most, wanted)
   local taken, seen = {}, 0
   while seen < looked and #taken < most do
@@ -72,14 +78,17 @@ local function take_from_list(list, looked, most, wanted)
   if #taken > 0 then
     redis.call('LREM', list, -#taken, TAKEN)
   end
+  for n = 1, math.floor(#taken / 2) do
+    taken[n], taken[#taken - n + 1] = taken[#taken - n + 1], taken[n]
+  end
   return taken
 end
 
--- Take ids out of a sorted set from its lowest score on: those that are `wanted(id)`, at most `most` (to BATCH).
-local function take_from_set(set, most, wanted)
+-- The same with a sorted set, from its lowest score on. most: not over BATCH.
+local function take_from_set(set, looked, most, wanted)
   local taken, seen = {}, 0
-  while #taken < most do
-    local ids = redis.call('ZRANGE', set, seen, seen + BATCH - 1)
+  while seen < looked and #taken < most do
+    local ids = redis.call('ZRANGE', set, seen, seen + math.min(BATCH, looked - seen) - 1)
     if #ids == 0 then
       break
     end

@@ -13,6 +13,19 @@ local function free_deduplication(id)
   end
 end
 
+-- Delete a job with all that is its own; whether there was one. Under the id of no job there may be leftovers of one,
+-- or a structure of the queue's own: that stays.
+local function wipe(id)
+  local kind = redis.call('TYPE', key(id)).ok
+  if kind == 'hash' then
+    free_deduplication(id)
+  end
+  if kind == 'hash' or kind == 'none' then
+    delete_job(id)
+  end
+  return kind == 'hash'
+end
+
 ----------------------------------------------------------------------------------------------------------
 -- One by one
 
@@ -66,7 +79,7 @@ end
 
 -- The parent of a job of this queue waits for it no longer; then its children, by their keys.
 local function enter(id, now_ms, children_of)
-  local parent_key = find_parent(id)
+  local parent_key = job_exists(id) and find_parent(id)
   if parent_key then
     do_aside(unlink_child, parent_key, key(id), now_ms)
   end
@@ -75,10 +88,8 @@ end
 
 -- Delete a job of this queue, whose children are gone.
 local function leave(id)
-  local place, existed = take_out(id), job_exists(id)
-  free_deduplication(id)
-  delete_job(id)
-  if existed then
+  local place = take_out(id)
+  if wipe(id) then
     removable = removable - 1
     local settings = read_settings()
     emit_and_trim(settings, 'removed', 'jobId', id, 'prev', place)
@@ -104,7 +115,7 @@ local function remove_job(id, now_ms, children_of, spared)
     if not child_key then
       in_queue(top.base, leave, top.id)
       stack[#stack] = nil
-    elseif not walked[child_key] then
+    elseif not walked[child_key] and redis.call('EXISTS', child_key) == 1 then
       local base, child_id = cut_job_key(child_key)
       if base and not (spared and in_queue(base, spared, child_id)) then
         if removable <= 0 then
@@ -161,9 +172,8 @@ end
 local function drop_job(id, now_ms)
   local dropped = 0
   while id do
-    local parent_key, job_key = find_parent(id), key(id)
-    free_deduplication(id)
-    delete_job(id)
+    local parent_key, job_key = job_exists(id) and find_parent(id), key(id)
+    wipe(id)
     dropped = dropped + 1
     local bereaved = nil
     if parent_key then

@@ -11,6 +11,9 @@
 -- marker; at most 1,000 in one call.
 
 local id, now_ms, with_children = ARGV[1], number_argument(2), ARGV[3] == '1'
+if redis.call('EXISTS', key(id)) == 1 and not is_job(id) then
+  return 'removed' -- no job, but a structure of the queue's own
+end
 if is_scheduled_next(id) then
   return 'scheduled'
 end

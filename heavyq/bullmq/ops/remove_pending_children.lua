@@ -10,9 +10,9 @@
 
 local id, now_ms = ARGV[1], number_argument(2)
 
--- Somebody has it or what it waits for, or it has failed and may be retried.
+-- Somebody has it, or it has failed and may be retried.
 local function is_spared(child_id)
-  return redis.call('ZSCORE', key('failed'), child_id) ~= false or is_tree_locked(key(child_id))
+  return redis.call('EXISTS', lock_key(child_id)) == 1 or redis.call('ZSCORE', key('failed'), child_id) ~= false
 end
 
 for _, child_key in ipairs(pending_children(id)) do

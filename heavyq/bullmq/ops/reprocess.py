@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def reprocess(
     q: QueueKey, job_id: str, *, state: Literal["failed", "completed"], reset_attempts: bool = False
 ) -> Op[None]:
-    """Put a finished job back among those that wait, by its priority. Its parent, if it still waits, counts on it again.
+    """Put a finished job back among those that wait, by its priority. Its parent counts on it again.
 
     state: where the job is. reset_attempts: the attempts of its options are all there again; else it has what is
     left of them, at least one.
