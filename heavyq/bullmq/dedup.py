@@ -35,13 +35,12 @@ class Dedup:
         """Read stored `de`; what makes no sense is no deduplication, or no such rule. Never fails."""
         if not isinstance(value, dict):
             return None
-        dedup_id, ttl = value.get("id"), value.get("ttl")
+        dedup_id = value.get("id")
         if not isinstance(dedup_id, str) or not dedup_id:
             return None
-        is_time = isinstance(ttl, int | float) and not isinstance(ttl, bool) and 1 <= ttl <= _TTL_MAX
         return cls(
             id=dedup_id,
-            ttl_ms=int(ttl) if is_time else None,
+            ttl_ms=_time(value.get("ttl")),
             extend=value.get("extend") is True,
             replace=value.get("replace") is True,
             keep_last_if_active=value.get("keepLastIfActive") is True,
@@ -58,3 +57,8 @@ class Dedup:
         }
         ttl = {} if self.ttl_ms is None else {"ttl": self.ttl_ms}
         return {"id": self.id, **ttl, **{name: True for name, is_set in rules.items() if is_set}}
+
+
+def _time(value: Any) -> int | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return int(value) if is_number and 1 <= value <= _TTL_MAX else None

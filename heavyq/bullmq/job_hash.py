@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHECKPOINT",
+    "PARENT",
+    "PARENT_KEY",
+    "RETURNVALUE",
     "STRIKES",
     "JobRecord",
     "Unreadable",
@@ -30,6 +33,9 @@ __all__ = [
     "strikes",
 ]
 
+PARENT: Final = b"parent"
+PARENT_KEY: Final = b"parentKey"
+RETURNVALUE: Final = b"returnvalue"
 CHECKPOINT: Final = "hq:checkpoint"
 STRIKES: Final = "hq:strikes"
 _STRIKES = STRIKES.encode()
@@ -120,13 +126,13 @@ class JobRecord:
             attempts_started=started,
             stalled_count=parse_int(fields.get(b"stc")),
             progress=fields.get(b"progress"),
-            returnvalue=fields.get(b"returnvalue"),
+            returnvalue=fields.get(RETURNVALUE),
             failed_reason=_text(fields, b"failedReason"),
             stacktrace=tuple(_traces(fields.get(b"stacktrace"))),
             deferred_failure=_text(fields, b"defa"),
             cancel_reason=_text(fields, b"hq:cancel"),
-            parent_key=_text(fields, b"parentKey"),
-            parent=Parent.read_field(fields.get(b"parent"), _text(fields, b"parentKey")),
+            parent_key=_text(fields, PARENT_KEY),
+            parent=Parent.read_field(fields.get(PARENT), _text(fields, PARENT_KEY)),
             scheduler_id=_text(fields, b"rjk"),
             dedup_id=_text(fields, b"deid"),
             worker_name=_text(fields, b"pb"),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heavyq.bullmq.job_hash import CHECKPOINT, Unreadable
+from heavyq.bullmq.job_hash import CHECKPOINT, PARENT_KEY, Unreadable
 from heavyq.config import parse_duration, text_of, what_was_raised
 from heavyq.core.outcome import NEVER_RETRIED, Failure
 from heavyq.errors import JobError, NotInJobProcess, PayloadError
@@ -238,7 +238,7 @@ def _info(place: Place, head: Mapping[str, Any], parts: Mapping[bytes, bytes], n
         slot=place.slot,
         workdir=place.workdir,
         opts=parts[b"opts"],
-        parent=head.get("parent_key") or parts[b"parentKey"].decode("utf-8", "replace") or None,
+        parent=head.get("parent_key") or parts[PARENT_KEY].decode("utf-8", "replace") or None,
         progress=_read_field("progress", json.loads, parts[b"progress"]) if parts[b"progress"] else 0,
         checkpoint=_read_field(CHECKPOINT, json.loads, saved) if (saved := parts[CHECKPOINT.encode()]) else None,
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from heavyq.bullmq.job_hash import RETURNVALUE
 from heavyq.core.outcome import Failure
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class JobEvent:
             data = payload.decode(parts[b"data"])
         if head["event"] == "completed":
             with contextlib.suppress(Exception):  # as above
-                value = result.decode(parts[b"returnvalue"] or b"null")
+                value = result.decode(parts[RETURNVALUE] or b"null")
         return cls(
             name=head["event"],
             job_id=head["id"],

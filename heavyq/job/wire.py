@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 
 from heavyq.bullmq.job_hash import CHECKPOINT as CHECKPOINT_FIELD
+from heavyq.bullmq.job_hash import PARENT_KEY, RETURNVALUE
 
 # supervisor -> zygote
 # head: {modules, redis_url, prefix, nofile, bare, canary_s}; bare: import nothing of the user's; canary_s: may be left
@@ -56,10 +57,10 @@ JOB_PARTS = (
     b"timestamp",
     b"progress",
     CHECKPOINT_FIELD.encode(),
-    b"parentKey",
+    PARENT_KEY,
     b"parent",
 )
-HOOK_PARTS = (*JOB_PARTS, b"returnvalue", b"failure")  # failure: as `core.outcome.Failure.to_json` writes it
+HOOK_PARTS = (*JOB_PARTS, RETURNVALUE, b"failure")  # failure: as `core.outcome.Failure.to_json` writes it
 
 REPORTS = frozenset({RESULT, FAILURE, LATER, STOPPED})  # each ends a run
 LATER_KINDS = ("snooze", "rate_limited", "children")  # the last: delay_ms is 0

@@ -204,18 +204,25 @@ class _Pool:
         while self._idle:
             connection, since_s = self._idle.pop()
             self._busy.add(connection)
-            if await _stands(connection, since_s):
+            try:
+                stands = await _stands(connection, since_s)
+            except BaseException:
+                await self._drop(connection)
+                raise
+            if stands:
                 return connection
             await self._drop(connection)
-        fresh: Any = self._factory.make_connection()
-        self._busy.add(fresh)
+        return await self._connect(self._factory.make_connection())
+
+    async def _connect(self, connection: Any) -> AbstractConnection:
+        self._busy.add(connection)
         try:
-            await fresh.connect()
+            await connection.connect()
         except BaseException:
-            await self._drop(fresh)
+            await self._drop(connection)
             raise
-        made: AbstractConnection = fresh
-        return made
+        connected: AbstractConnection = connection
+        return connected
 
     async def give_back(self, connection: AbstractConnection) -> None:
         """Keep a connection for the next call, unless it broke."""
@@ -248,13 +255,14 @@ class _Pool:
             await connection.disconnect(nowait=True)
 
 
-async def _stands(connection: AbstractConnection, since_s: float) -> bool:
+async def _stands(connection: Any, since_s: float) -> bool:
     """Tell whether a connection that was idle may be used: it was not closed, and holds no stray reply."""
     if asyncio.get_running_loop().time() - since_s > _IDLE_S:
         for _ in range(2):  # the loop reads what came meanwhile, the server's goodbye too, and then takes note of it
             await asyncio.sleep(0)
+    can_read = getattr(connection, "can_read", None) or connection.can_read_destructive  # redis-py 8, and 7
     try:
-        return connection.is_connected and not await connection.can_read()
+        return connection.is_connected and not await can_read()
     except (redis.RedisError, OSError):
         return False
 

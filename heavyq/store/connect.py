@@ -17,8 +17,15 @@ from redis.exceptions import (
     AuthenticationError,
     AuthenticationWrongNumberOfArgsError,
     AuthorizationError,
+    ClusterDownError,
     InvalidResponse,
+    MasterDownError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
     ResponseError,
+    TryAgainError,
 )
 from redis.retry import Retry
 
@@ -68,6 +75,17 @@ AWAY_CODES: Final = frozenset(
 _CODE: Final = re.compile(r"[A-Z]{3,}(?= |$)")
 # Redis 6.2 wraps what a command in a script says: "ERR Error running script (call to f_..): ...: -OOM ..".
 _CODE_IN_SCRIPT: Final = re.compile(r"Error running script .*?: -([A-Z]{3,}) ")
+
+# The codes that redis-py takes off the text.
+_CODES_OF: Final = {
+    ClusterDownError: "CLUSTERDOWN",
+    MasterDownError: "MASTERDOWN",
+    NoPermissionError: "NOPERM",
+    NoScriptError: "NOSCRIPT",
+    OutOfMemoryError: "OOM",
+    ReadOnlyError: "READONLY",
+    TryAgainError: "TRYAGAIN",
+}
 
 _FLOORS: Final = {"valkey": (7, 2), "redis": (6, 2)}
 
@@ -203,8 +221,9 @@ def error_code(error: ResponseError) -> str:
     inside = _CODE_IN_SCRIPT.search(text)
     if inside:
         return inside[1]
-    if error.status_code:  # redis-py took it off the text
-        return error.status_code
+    taken_off: str | None = getattr(error, "status_code", None) or _CODES_OF.get(type(error))  # redis-py 8, and 7.0
+    if taken_off:
+        return taken_off
     at_start = _CODE.match(text)
     return at_start[0] if at_start else ""
 

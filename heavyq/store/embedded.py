@@ -23,10 +23,11 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from heavyq.errors import ConfigError
-from heavyq.store import keeper
 
 if sys.platform != "win32":
     import fcntl
+
+    from heavyq.store import keeper
 
 _SOCKET_PATH_MAX = 107
 _START_S = 30.0  # a large append-only file takes a while to load

@@ -15,7 +15,7 @@ from typing import Any, assert_never
 
 import structlog
 
-from heavyq.bullmq.job_hash import JobRecord
+from heavyq.bullmq.job_hash import PARENT_KEY, JobRecord
 from heavyq.bullmq.keys import QueueKey
 from heavyq.bullmq.lease import LeasedJob
 from heavyq.bullmq.op import Op
@@ -194,7 +194,7 @@ class Control:
             "fence": ours.fence,
             "made": run.facts.made,
             "started": ours.started,
-            "parent_key": _text(fields.get(b"parentKey")),
+            "parent_key": _text(fields.get(PARENT_KEY)),
             "max_result": settings.max_result,
             "memory_rlimit": limit if settings.memory_rlimit and child.seats == 1 else None,
         }

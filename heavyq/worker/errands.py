@@ -12,7 +12,7 @@ from typing import Any, assert_never
 
 import structlog
 
-from heavyq.bullmq.job_hash import JobRecord
+from heavyq.bullmq.job_hash import RETURNVALUE, JobRecord
 from heavyq.bullmq.keys import QueueKey
 from heavyq.core import run as life
 from heavyq.job import wire
@@ -160,7 +160,7 @@ def _told(run: Run, settlement: life.Settlement) -> tuple[str | None, int, dict[
     made = run.facts.made
     match settlement:
         case life.Complete():
-            return "completed", made + 1, {b"returnvalue": settlement.result}
+            return "completed", made + 1, {RETURNVALUE: settlement.result}
         case life.Fail():
             return "failed", made + 1, {b"failure": settlement.failure.to_json(run.job.lease.started)}
         case life.RetryNow() | life.RetryLater() | life.Strike():

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
 
-from heavyq.bullmq.job_hash import Unreadable, append_trace, attempts_made, strikes
+from heavyq.bullmq.job_hash import PARENT_KEY, Unreadable, append_trace, attempts_made, strikes
 from heavyq.bullmq.keys import QueueKey
 from heavyq.bullmq.lease import LeasedJob
 from heavyq.bullmq.op import Op
@@ -139,11 +139,11 @@ def read_job(job: LeasedJob, roll: float, rules: Rules) -> tuple[life.JobFacts, 
 
 def _check_parent(fields: Mapping[bytes, bytes]) -> None:
     """A child whose reference to its parent is broken is not run: nobody could keep that parent's books."""
-    raw, key = fields.get(b"parent"), fields.get(b"parentKey")
+    raw, key = fields.get(b"parent"), fields.get(PARENT_KEY)
     if raw is not None and Parent.read_field(raw) is None:
         raise Unreadable("parent", "a JSON object with `id` and `queueKey` is expected")
     if key is not None and read_job_key(key.decode("utf-8", "replace")) is None:
-        raise Unreadable("parentKey", "a job's full key is expected")
+        raise Unreadable(PARENT_KEY.decode(), "a job's full key is expected")
 
 
 def _must_not_run(job: LeasedJob, rules: Rules) -> Failure | None:

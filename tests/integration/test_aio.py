@@ -18,6 +18,7 @@ import heavyq
 from heavyq import AddUnknown, Model, Queue, RedisRefused, RedisUnavailable, ResultGone
 from heavyq.bullmq.options import Keep as WireKeep
 from heavyq.queue import connection
+from heavyq.store import aclient
 from tests.support.eventually import aeventually, eventually, steps
 from tests.support.fresh import forget_declarations
 from tests.support.ops import Rig
@@ -161,9 +162,12 @@ def test_thousands_of_adds_at_once_share_a_few_connections(queue: Queue[dict[str
 # ---- cancelling ----
 
 
+@pytest.mark.parametrize("idle_s", [0.05, -1])  # as it is; and each connection is looked at before its use
 def test_tasks_that_are_cancelled_at_any_moment_leave_sane_connections(
-    queue: Queue[dict[str, Any], Any], rig: Rig
+    queue: Queue[dict[str, Any], Any], monkeypatch: pytest.MonkeyPatch, idle_s: float
 ) -> None:
+    monkeypatch.setattr(aclient, "_IDLE_S", idle_s)
+
     async def main() -> None:
         await queue.aio.add({})
         for n in range(120):

@@ -47,6 +47,16 @@ def test_a_long_silence_is_as_long_as_the_list(rig, verb, finished):
 
 
 @both
+def test_no_more_minutes_are_kept_than_asked(rig, verb, finished):
+    for _ in range(5):
+        finish(rig, verb, metrics_points=2)
+        rig.now += 60_000
+    assert rig.list(f"metrics:{finished}:data") == ["1", "1"]
+    finish(rig, verb, metrics_points=1)
+    assert rig.list(f"metrics:{finished}:data") == ["1"]
+
+
+@both
 def test_a_replay_is_not_counted_twice(rig, verb, finished):
     rig.add()
     lease = rig.lease()

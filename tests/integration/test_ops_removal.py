@@ -243,6 +243,18 @@ def test_drain_of_thousands(rig):
     assert len([suffix for suffix in rig.dump() if suffix[0].isdigit()]) == 0
 
 
+def test_ids_of_the_queues_own_structures_in_its_lists_are_only_taken_out(rig):
+    rig.add()
+    rig.raw.rpush(rig.key("wait"), "events", "prioritized", "ghost")
+    rig.add(priority=1)
+    rig.raw.rpush(rig.key("ghost:logs"), "row")
+    events = rig.events()
+    assert drain(rig) == 5
+    assert rig.events() == events
+    assert not rig.exists("wait")
+    assert not rig.exists("ghost:logs")
+
+
 def test_jobs_in_work_and_over_are_not_drained(rig):
     for _ in range(4):
         rig.add()
@@ -343,6 +355,14 @@ def test_clean_of_waiting_jobs_looks_in_both_lists(rig):
     assert clean(rig, "waiting", limit=1) == ("1",)
     assert clean(rig, "waiting", limit=2) == ("3", "2")
     assert clean(rig, "waiting", limit=2) == ("4",)
+
+
+def test_clean_with_a_limit_counts_the_young_of_the_other_list(rig):
+    rig.add(timestamp_ms=rig.now - DAY_MS)
+    rig.add(job_id="young")
+    rig.raw.rpush(rig.key("paused"), rig.raw.lpop(rig.key("wait")))
+    assert clean(rig, "waiting", grace_ms=1000, limit=1) == ()
+    assert clean(rig, "waiting", grace_ms=1000, limit=2) == ("1",)
 
 
 def test_clean_spares_a_schedulers_next_job(rig):

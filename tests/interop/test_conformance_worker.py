@@ -318,7 +318,8 @@ def test_a_pause_by_node_stops_heavyq_and_a_resume_wakes_it(bull: NodeQueue, liv
 
 
 def test_a_pause_by_heavyq_stops_node(bull: NodeQueue, hq: Queue[Any, Any], ours: Rig) -> None:
-    # conformance: C-096 C-097
+    # conformance: C-096 C-097 C-100
+    ours.meta(version=f"bullmq:{bull.node.version}")  # as each Node producer writes it: it says where jobs wait
     bull("startEvents")
     bull("startWorker", opts=_SLEEPY)
     ended(bull, bull.add())

@@ -1,10 +1,8 @@
-"""Jobs that need a duty which heavyq has not got yet: it leaves them whole, for a Node worker to run."""
+"""The four duties of whoever takes or ends a job, on jobs that Node has added and heavyq runs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import pytest
+from typing import TYPE_CHECKING
 
 from tests.support.eventually import eventually
 
@@ -16,15 +14,6 @@ if TYPE_CHECKING:
     from tests.support.worker import Worker
 
     StartWorker = Callable[..., Worker]
-
-DELAY_MS = 60_000
-ASIDE = ("repeat", "de:", "dn:")  # what BullMQ keeps beside such jobs
-
-
-def scheduled(bull: NodeQueue) -> str:
-    """A scheduler's first iteration, due at once."""
-    job_id: str = bull("schedule", id="tick", repeat={"every": 3_600_000}, template={"name": "tick", "data": {"a": 1}})
-    return job_id
 
 
 def child(bull: NodeQueue) -> str:
@@ -39,58 +28,26 @@ def child(bull: NodeQueue) -> str:
     return job_id
 
 
-DUTIES = {"scheduler": scheduled, "parent": child}
-
-
-@pytest.mark.parametrize("duty", DUTIES)
-def test_a_job_that_needs_a_duty_is_put_off_and_stays_whole(
-    bull: NodeQueue, heavyq_worker: StartWorker, ours: Rig, duty: str
+def test_the_next_run_of_a_scheduler_is_planned_before_its_job_runs(
+    bull: NodeQueue, heavyq_worker: StartWorker, ours: Rig
 ) -> None:
-    bull("startEvents")
-    job_id = DUTIES[duty](bull)
-    before = _kept(bull, job_id)
-    aside = {key: value for key, value in ours.dump().items() if key.startswith(ASIDE) and key != job_id}
-    worker = heavyq_worker()
-    eventually(lambda: bull.state(job_id) == "delayed", 15, "delayed")
-    worker.wait_log(rf"duty={duty}")
-    job = bull.find(job_id)
-    assert job["delay"] == DELAY_MS
-    assert (job["attemptsMade"], job["attemptsStarted"], job.get("failedReason")) == (0, 1, None)
-    assert not job.get("stacktrace")
-    assert _kept(bull, job_id) == before
-    after = ours.dump()
-    assert {key: after[key] for key in aside} == aside
-    assert not ours.exists(f"{job_id}:lock")
-    assert ours.list("active") == []
-    eventually(lambda: "delayed" in [event["event"] for event in bull.events_of(job_id)][2:], what="the event")
-    worker.stop()
-
-    bull("promote", id=job_id)
-    bull("startWorker")
-    eventually(lambda: bull.state(job_id) == "completed", 10, "completed in Node")
-    job = bull.find(job_id)
-    assert (job["attemptsMade"], job["attemptsStarted"], job["returnvalue"]) == (1, 2, {"a": 1})
-    _check_duty_was_done(bull, ours, job_id, duty)
+    job_id = bull("schedule", id="tick", repeat={"every": 3_600_000}, template={"name": "tick", "data": {"ms": 1500}})
+    heavyq_worker()
+    eventually(lambda: bull.state(job_id) == "active", 15, "it runs")
+    eventually(lambda: ours.zset("delayed"), 1, "the next one is planned while it runs")
+    (planned,) = ours.zset("delayed")
+    assert planned == f"repeat:tick:{int(job_id.rpartition(':')[2]) + 3_600_000}"
+    assert ours.field("repeat:tick", "ic") == "2"
+    eventually(lambda: bull.state(job_id) == "completed", 10, "completed")
+    assert bull.state(planned) == "delayed"
 
 
-def _kept(bull: NodeQueue, job_id: str) -> dict[str, Any]:
-    job = bull.find(job_id)
-    names = ("name", "data", "parentKey", "repeatJobKey", "deduplicationId", "timestamp", "priority")
-    return {name: job.get(name) for name in names} | {"opts": {k: v for k, v in job["opts"].items() if k != "delay"}}
-
-
-def _check_duty_was_done(bull: NodeQueue, ours: Rig, job_id: str, duty: str) -> None:
-    if duty == "scheduler":
-        planned = [each for each in bull("ids", state="delayed") if each.startswith("repeat:tick:")]
-        assert len(planned) == 1
-        assert planned != [job_id]
-        assert ours.field("repeat:tick", "ic") == "2"
-    elif duty == "parent":
-        parent_id = bull.find(job_id)["parentKey"].rpartition(":")[2]
-        eventually(lambda: bull.state(parent_id) == "completed", 10, "the parent ran")
-        assert bull("childrenValues", id=parent_id) == {ours.key(job_id): {"a": 1}}
-    else:
-        assert not ours.exists("de:d")
+def test_a_childs_result_is_put_in_its_parents_books(bull: NodeQueue, heavyq_worker: StartWorker, ours: Rig) -> None:
+    job_id = child(bull)
+    parent_id = bull.find(job_id)["parentKey"].rpartition(":")[2]
+    heavyq_worker()
+    eventually(lambda: bull.state(parent_id) == "completed", 15, "the parent ran")
+    assert bull("childrenValues", id=parent_id) == {ours.key(job_id): bull.find(job_id)["returnvalue"]}
 
 
 def test_a_parent_whose_children_are_done_is_run_by_heavyq(bull: NodeQueue, heavyq_worker: StartWorker) -> None:

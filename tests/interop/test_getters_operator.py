@@ -8,6 +8,7 @@ import pytest
 
 from heavyq.bullmq import ops
 from heavyq.bullmq.clients import workers_in
+from heavyq.bullmq.lease import LeasedJob
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
@@ -100,8 +101,21 @@ def test_heavyq_reads_the_settings_that_node_made(bull: NodeQueue, ours: Rig) ->
     assert (told.events_kept, told.version, dict(told.others)) == (10_000, "bullmq:6.7.0", {"colour": "é"})
 
 
+def test_node_obeys_the_concurrency_that_heavyq_set(bull: NodeQueue, ours: Rig) -> None:
+    # conformance: C-106
+    ours.run(ops.set_concurrency(ours.q, 1))
+    for _ in range(3):
+        bull.add({})
+    first = bull("fetch", token="t1")
+    assert bull("fetch", token="t2") is None
+    assert not isinstance(ours.try_lease(), LeasedJob)
+    bull("complete", id=first["id"], token="t1", value=1)
+    ours.run(ops.set_concurrency(ours.q, 2))
+    assert bull("fetch", token="t2")["id"] == "2"
+    assert ours.lease().job_id == "3"
+
+
 def test_both_tell_how_long_the_rate_limit_lasts(bull: NodeQueue, ours: Rig) -> None:
-    # conformance: C-110
     def both(most: int | None = None) -> tuple[int, int]:
         arguments = {} if most is None else {"max": most}
         return ours.run(ops.rate_limit_ttl(ours.q, most)), bull("rateLimitTtl", **arguments)

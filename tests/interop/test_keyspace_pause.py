@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.interop.node import NodeQueue
+    from tests.interop.trees import Trees
     from tests.interop.twins import Twins
     from tests.support.ops import Rig
 
@@ -130,6 +131,23 @@ def test_delayed_jobs_that_come_due_while_paused_run_after_resume(twins: Twins, 
     assert twins.try_fetch() is None
     operator.resume()
     assert [twins.fetch().id for _ in range(2)] == ["1", "2"]
+
+
+def test_parents_that_are_released_while_paused_run_after_resume(trees: Trees) -> None:
+    # conformance: C-103
+    par, chi = trees["par"], trees["chi"]
+    par.meta(version=f"bullmq:{trees.node.version}")
+    operator = Operator(par)
+    waiting = par.add()
+    for parent, child in (("P", "A"), ("Q", "B")):
+        below = {"name": child, "queueName": "chi", "opts": {"jobId": child}}
+        trees.add_flow({"name": parent, "queueName": "par", "opts": {"jobId": parent}, "children": [below]})
+    operator.pause()
+    chi.complete(chi.fetch())
+    Operator(chi).remove("B")
+    assert par.try_fetch() is None
+    operator.resume()
+    assert [par.fetch().id for _ in range(3)] == ["Q", "P", waiting]
 
 
 def test_a_full_queue_is_resumed(twins: Twins, operator: Operator) -> None:

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from heavyq.bullmq import ops
+from heavyq.bullmq.options import Keep
 from heavyq.errors import WrongState
+from tests.interop.node import NodeError
 from tests.interop.operators import Operator
+from tests.support.ops import USAGE
 
 if TYPE_CHECKING:
     from tests.interop.trees import Trees
@@ -219,7 +222,6 @@ def test_a_child_in_work_blocks_the_removal_of_its_parents(trees: Trees) -> None
 
 
 def test_pending_children_are_removed(trees: Trees) -> None:
-    # conformance: C-134
     trees.add_flow(
         tree(
             "P",
@@ -238,6 +240,23 @@ def test_pending_children_are_removed(trees: Trees) -> None:
     assert set(trees["par"].ours.dump()["P:dependencies"]) == {chi.ours.key(held.id)}
     chi.complete(held)
     assert trees["par"].fetch().id == "P"
+
+
+def test_a_parent_that_ran_early_ends_when_its_pending_children_are_removed(trees: Trees) -> None:
+    # conformance: C-134
+    family = tree("P", tree("A", continueParentOnFailure=True), tree("B"), tree("C"), at="par")
+    trees.add_flow(family)
+    chi, par = trees["chi"], trees["par"]
+    chi.fail(chi.fetch())
+    held = par.fetch()
+    with pytest.raises(NodeError, match="pending"):
+        par.bull("complete", id=held.id, token=held.token, value=1)
+    op = ops.complete(held.job.lease, now_ms=par.ours.now, returnvalue=b"1", keep=Keep(), usage=USAGE)
+    assert par.ours.run(op) == "pending_children"
+    par.check()
+    Operator(par).remove_pending("P")
+    par.complete(held, 1)
+    assert not chi.ours.list("wait")
 
 
 def test_pending_children_that_failed_or_are_in_work_stay(trees: Trees) -> None:

@@ -11,7 +11,6 @@ import itertools
 import json
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -179,8 +178,7 @@ class World:
             assert pending or root in self.in_vain
 
 
-@pytest.mark.long
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(history=st.lists(steps, min_size=25, max_size=30))
 def test_no_order_of_adds_and_ends_leaves_anybody_behind(
     client: Client, raw: redis.Redis, prefix: str, history: list[Any]

@@ -115,10 +115,10 @@ local function finish(settings, id, job, ending)
   if parent_key then
     do_aside(tell_parent, id, parent_key, job, ending)
   end
-  emit(ending.set, 'jobId', id, ending.field, ending.value, 'prev', ending.prev)
   if ending.keep.count ~= 0 then
     apply_retention(key(ending.set), ending.now_ms, ending.keep)
   end
+  emit(ending.set, 'jobId', id, ending.field, ending.value, 'prev', ending.prev)
   if ending.metrics_points > 0 then
     do_aside(count_in_metrics, ending.set, ending.now_ms, ending.metrics_points)
   end

@@ -8,7 +8,10 @@ local function parent_key_of(parent_key, parent)
   if parent_key and parent_key ~= '' then
     return parent_key
   end
-  local ok, told = pcall(cjson.decode, parent or '')
+  if not parent then
+    return nil
+  end
+  local ok, told = pcall(cjson.decode, parent)
   if ok and type(told) == 'table' and type(told.queueKey) == 'string' and type(told.id) == 'string' then
     return told.queueKey .. ':' .. told.id
   end
@@ -98,7 +101,7 @@ end
 -- What a child's failure does to its parent: 'fpof', 'cpof', 'idof', 'rdof'; nil: nothing, the parent waits on.
 -- parent: the child's JSON field. What cannot be read says nothing.
 local function failure_rule(parent)
-  local ok, told = pcall(cjson.decode, parent or '')
+  local ok, told = pcall(cjson.decode, parent or '{}')
   if ok and type(told) == 'table' then
     for _, rule in ipairs({ 'fpof', 'cpof', 'idof', 'rdof' }) do
       local value = told[rule]

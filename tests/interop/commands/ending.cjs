@@ -5,6 +5,7 @@ module.exports = () => ({
   waitChildren: (at, { id, token }) => at.fetched.get(id).moveToWaitingChildren(token),
   // As a worker does whose processor threw what is no error.
   failWith: (at, { id, token, thrown }) => at.fetched.get(id).moveToFailed(thrown, token, false),
+  retryFrom: async (at, { id, state }) => (await at.job(id)).retry(state),
   detach: async (at, { id }) => (await at.job(id)).removeChildDependency(),
   children: async (at, { id }) => {
     const job = await at.job(id);
