@@ -14,12 +14,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from heavyq.bullmq.clients import ClientInfo
-    from heavyq.bullmq.ops.meta import Meta
-    from heavyq.bullmq.ops.metrics import Metrics
     from heavyq.config.units import Duration
     from heavyq.config.values import Rate
     from heavyq.queue.controls import Cleanable
     from heavyq.queue.link import QueueLink
+    from heavyq.queue.operating import Metrics, Settings
     from heavyq.queue.scheduling import Scheduler
 
 P = TypeVar("P", default=dict[str, Any])
@@ -38,7 +37,7 @@ class AsyncControls(Generic[P]):
         """Count the jobs that wait with each of these priorities, as `Queue.priority_counts`."""
         return await (await self._link.aclient()).run(ops.priority_counts(self._link.key(), priorities))
 
-    async def settings(self) -> Meta:
+    async def settings(self) -> Settings:
         """Read what holds for workers of every kind, as `Queue.settings`."""
         return await self._link.adrive(operating.settings(self._link.key()))
 

@@ -17,11 +17,10 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from heavyq.bullmq.clients import ClientInfo
-    from heavyq.bullmq.ops.meta import Meta
-    from heavyq.bullmq.ops.metrics import Metrics
     from heavyq.config.units import Duration
     from heavyq.config.values import Rate
     from heavyq.queue.link import QueueLink
+    from heavyq.queue.operating import Metrics, Settings
     from heavyq.queue.scheduling import Scheduler
 
 P = TypeVar("P", default=dict[str, Any])
@@ -42,7 +41,7 @@ class Controls(Generic[P]):
         """Count the jobs that wait with each of these priorities; 0: without one."""
         return self._link.client().run(ops.priority_counts(self._link.key(), priorities))
 
-    def settings(self) -> Meta:
+    def settings(self) -> Settings:
         """Read what holds for workers of every kind: `paused`, `concurrency`, `rate`, `events_kept`, `version`."""
         return self._link.drive(operating.settings(self._link.key()))
 
@@ -169,6 +168,6 @@ class Controls(Generic[P]):
     def emit(self, event: str, fields: Mapping[str, str]) -> str:
         """Write an event of your own into the queue's stream, for `events()` and BullMQ's QueueEvents.
 
-        Returns its id. Raises UsageError for a name that is BullMQ's own.
+        Returns its id. Raises BadValue for a name that is BullMQ's own.
         """
         return self._link.drive(operating.emit(self._link.key(), event, fields))

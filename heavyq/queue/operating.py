@@ -6,6 +6,7 @@ Nothing here is one transaction: jobs that come meanwhile may or may not be met.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -17,10 +18,10 @@ from heavyq.bullmq.ops.promote_jobs import PROMOTE_MAX
 from heavyq.bullmq.ops.retry_jobs import RETRY_MAX
 from heavyq.config.values import Rate
 from heavyq.core.outcome import REASONS
-from heavyq.errors import BadValue, WrongState
+from heavyq.errors import BadValue, UsageError, WrongState
 from heavyq.linux.clock import epoch_ms
 from heavyq.queue.looking import check_state
-from heavyq.queue.snapshot import milliseconds
+from heavyq.queue.snapshot import milliseconds, moment
 from heavyq.queue.talk import ClientList, run
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from heavyq.bullmq.clients import ClientInfo
     from heavyq.bullmq.job_hash import JobRecord
     from heavyq.bullmq.keys import QueueKey
-    from heavyq.bullmq.ops.meta import Meta
-    from heavyq.bullmq.ops.metrics import Metrics
     from heavyq.config.units import Duration
     from heavyq.queue.talk import Talk
 
@@ -38,9 +37,43 @@ Ended = Literal["completed", "failed"]
 _ENDED: Final = ("completed", "failed")
 
 
-def settings(q: QueueKey) -> Talk[Meta]:
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What holds for workers of every kind, BullMQ's too.
+
+    paused: no job is started. concurrency: how many jobs run at once, on all workers together. rate: how many start in
+    a time. events_kept: about how many events stay. version: of the Node BullMQ that opened the queue last. None: not
+    set.
+    """
+
+    paused: bool
+    concurrency: int | None
+    rate: Rate | None
+    events_kept: int | None
+    version: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """How many jobs have ended so.
+
+    count: in all. data: in each minute, the newest first. points: how many minutes are kept. prev_at, prev_count: when
+    the newest minute of them was booked, and what the count was then; None and 0 before the first.
+    """
+
+    count: int
+    data: tuple[int, ...]
+    points: int
+    prev_at: datetime | None
+    prev_count: int
+
+
+def settings(q: QueueKey) -> Talk[Settings]:
     """Read what holds for workers of every kind."""
-    return run(ops.meta(q))
+    meta = yield from run(ops.meta(q))
+    # What others have written may be no rate of ours.
+    rate = Rate(meta.rate[0], meta.rate[1] / 1000) if meta.rate is not None and min(meta.rate) > 0 else None
+    return Settings(meta.paused, meta.concurrency, rate, meta.events_kept, meta.version)
 
 
 def is_paused(q: QueueKey) -> Talk[bool]:
@@ -159,7 +192,13 @@ def workers(q: QueueKey) -> Talk[list[ClientInfo]]:
 def metrics(q: QueueKey, which: Ended, start: int, stop: int) -> Talk[Metrics]:
     """Read how many jobs ended, minute by minute."""
     ended: Ended = "completed" if check_state(which, "metrics()", _ENDED) == "completed" else "failed"
-    return run(ops.metrics(q, ended, start, stop))
+    return _metrics(q, ended, start, stop)
+
+
+def _metrics(q: QueueKey, which: Ended, start: int, stop: int) -> Talk[Metrics]:
+    found = yield from run(ops.metrics(q, which, start, stop))
+    prev_at = moment(found.prev_ms) if found.prev_ms > 0 else None
+    return Metrics(found.count, found.data, found.points, prev_at, found.prev_count)
 
 
 def set_concurrency(q: QueueKey, limit: int | None) -> Talk[None]:
@@ -188,7 +227,10 @@ def rate_limit_ttl(q: QueueKey, most: int | None) -> Talk[float]:
 
 def emit(q: QueueKey, event: str, fields: Mapping[str, str]) -> Talk[str]:
     """Write an event of one's own."""
-    return run(ops.emit(q, event, fields))
+    try:
+        return run(ops.emit(q, event, fields))
+    except UsageError as error:
+        raise BadValue(f"emit(): {error}") from None
 
 
 def _since_ms(since: Duration | datetime | None) -> int:

@@ -504,10 +504,12 @@ class Control:
         for guest in tuple(self._seats.waiting):
             if isinstance(guest, Run):
                 self._apply(guest, life.StopAsked())
-        self._errands.drain()
         self._retire_idle()
 
     def _retire_idle(self) -> None:
+        self._errands.drop_hopeless()
+        if self._errands.waiting:  # for one of these children
+            return
         for child in tuple(self.crew.children.values()):
             idle = isinstance(child.state, child_life.Ready) and not child.state.runs
             if idle or isinstance(child.state, child_life.Starting):

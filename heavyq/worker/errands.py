@@ -1,12 +1,12 @@
 """Errands: the functions that a queue's `@on` declares, run in a child after a job's outcome was written.
 
 Owns what is sent for one, and how many may wait. At most once: an errand whose child dies, or that takes too long, is
-not repeated, and a worker that ends drops those that have not begun. Never touches a lease or Redis.
+not repeated, and a worker that ends drops those for which it has no child any more. Never touches a lease or Redis.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -15,10 +15,11 @@ import structlog
 from heavyq.bullmq.job_hash import RETURNVALUE, JobRecord
 from heavyq.bullmq.keys import QueueKey
 from heavyq.core import run as life
+from heavyq.core.child import Ready
 from heavyq.job import wire
 from heavyq.linux.clock import epoch_ms, monotonic_s
 from heavyq.linux.frames import pack_parts
-from heavyq.worker.crew import Crew
+from heavyq.worker.crew import ChildKind, Crew
 from heavyq.worker.process import ChildProcess
 from heavyq.worker.runs import Run
 from heavyq.worker.seats import Seats
@@ -70,7 +71,6 @@ class Errands:
     def __init__(self, served: Mapping[QueueKey, Served], seats: Seats, crew: Crew, numbers: Iterator[int]) -> None:
         self._served, self._seats, self._crew, self._numbers = served, seats, crew, numbers
         self._all: dict[int, Errand] = {}
-        self._draining = False
         self._log = structlog.get_logger().bind(thread="control")
 
     @property
@@ -97,10 +97,10 @@ class Errands:
         self._add(queue, record.id, "stalled", record.attempts_made, fields)
 
     def _add(self, queue: QueueKey, job_id: str, event: str, made: int, fields: Mapping[bytes, bytes]) -> None:
-        if len(self._all) >= WAITING_MAX or self._draining:
-            self._log.warning("an @on function is not called", queue=queue.name, job=job_id, event_name=event)
-            return
         errand = Errand(next(self._numbers), queue, job_id, event, made, fields)
+        if len(self._all) >= WAITING_MAX:
+            self._log.warning("an @on function is not called", **_about(errand), why="too many wait")
+            return
         self._all[errand.number] = errand
         self._seats.waiting.append(errand)
 
@@ -126,9 +126,7 @@ class Errands:
     def child_died(self, child: ChildProcess) -> None:
         """What it had is not repeated."""
         for errand in [one for one in self._all.values() if one.child == child.number]:
-            self._log.error(
-                "an @on function has not ended", queue=errand.queue.name, job=errand.job_id, event_name=errand.event
-            )
+            self._log.error("an @on function has not ended", **_about(errand))
             del self._all[errand.number]
 
     def tick(self, now_s: float) -> None:
@@ -141,18 +139,35 @@ class Errands:
 
     # ---- ending
 
-    def drain(self) -> None:
-        """Begin no more."""
-        self._draining = True
-        for errand in [one for one in self._all.values() if one.child is None]:
-            self._seats.drop(errand)
-            del self._all[errand.number]
+    @property
+    def waiting(self) -> bool:
+        """True while one has no child yet."""
+        return any(one.child is None for one in self._all.values())
+
+    def drop_hopeless(self) -> None:
+        """The worker ends and makes no child any more: what waits for a kind of which none is left is not called."""
+        kinds = {child.kind for child in self._crew.children.values() if isinstance(child.state, Ready)}
+        self._drop([one for one in self._all.values() if one.child is None and self._kind(one) not in kinds])
 
     def stop(self) -> None:
-        """End those that run."""
+        """End those that run, and begin no other."""
+        self._drop([one for one in self._all.values() if one.child is None])
         for errand in self._all.values():
             if errand.child in self._crew.children:
                 self._crew.kill(self._crew.children[errand.child], "the worker ends")
+
+    def _drop(self, errands: Sequence[Errand]) -> None:
+        for one in errands:
+            self._log.warning("an @on function is not called", **_about(one), why="the worker ends")
+            self._seats.drop(one)
+            del self._all[one.number]
+
+    def _kind(self, errand: Errand) -> ChildKind:
+        return self._served[errand.queue].kind
+
+
+def _about(errand: Errand) -> dict[str, str]:
+    return {"queue": errand.queue.name, "job": errand.job_id, "event_name": errand.event}
 
 
 def _told(run: Run, settlement: life.Settlement) -> tuple[str | None, int, dict[bytes, bytes]]:

@@ -68,14 +68,14 @@ class Seats:
 
     def place_all(self, take: Callable[[Guest, ChildProcess], None]) -> None:
         """Give what waits to children; ask for children where there is none yet."""
-        still: list[Guest] = []
-        for guest in self.waiting:
-            child = self._place(guest, still)
+        ahead: list[Guest] = []
+        for guest in tuple(self.waiting):
+            child = self._place(guest, ahead)
             if child is None:
-                still.append(guest)
+                ahead.append(guest)
             else:
+                self.waiting.remove(guest)
                 take(guest, child)
-        self.waiting = still
 
     def _place(self, guest: Guest, ahead: Iterable[Guest]) -> ChildProcess | None:
         kind = self._by_key[guest.queue].kind

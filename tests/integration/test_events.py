@@ -180,12 +180,14 @@ def test_many_tasks_of_a_loop_watch_at_once_and_may_be_cancelled(queue: Queue, r
             never.cancel()  # maybe just as it sends its next question
             await asyncio.wait([never], timeout=5)
             assert never.cancelled()
-            assert (await queue.aio.counts())["completed"] == 1
+            assert (await queue.aio.counts())["active"] == 0
             return [event.job_id == job.id for event in found]
         finally:
             await heavyq.aclose()
 
-    assert asyncio.run(watch()) == [True] * 5
+    for _ in range(5):  # a cancellation that is lost is lost now and then
+        rig.forget_events()
+        assert asyncio.run(watch()) == [True] * 5
 
 
 @pytest.mark.parametrize("face", ["sync", "aio"])

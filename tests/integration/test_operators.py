@@ -15,6 +15,7 @@ import pytest
 import heavyq
 from heavyq import (
     BadValue,
+    HasAnotherParent,
     JobError,
     JobFailed,
     Model,
@@ -271,6 +272,15 @@ def test_a_parent_that_is_not_there_refuses_the_child(face: Face, queue: Any, ri
     assert face(queue.counts())["waiting"] == 1
 
 
+def test_a_job_has_one_parent(face: Face, queue: Any, rig: Rig) -> None:
+    one, other = face(queue.add_bulk([v("1"), v("2")]))
+    child = face(queue.add(v("c"), parent=one, job_id="child"))
+    assert (child.added, face(queue.add(v("c"), parent=one, job_id="child")).added) == (True, False)
+    with pytest.raises(HasAnotherParent, match="child"):
+        face(queue.add(v("c"), parent=other, job_id="child"))
+    assert face(child.refresh()).parent == one.key
+
+
 def test_an_add_that_is_deduplicated_says_so(face: Face, queue: Any) -> None:
     first = face(queue.add(v("1"), deduplication="one"))
     again = face(queue.add(v("2"), deduplication=heavyq.Dedup("one", ttl="1m")))
@@ -392,7 +402,7 @@ def test_limits_for_all_workers_are_set_and_taken_away(face: Face, queue: Any, r
     face(queue.set_global_concurrency(4))
     face(queue.set_global_rate_limit(Rate(10, per="1s")))
     settings = face(queue.settings())
-    assert (settings.concurrency, settings.rate) == (4, (10, 1000))
+    assert (settings.concurrency, settings.rate) == (4, Rate(10, per=1.0))
     assert rig.hash("meta").items() >= {"concurrency": "4", "max": "10", "duration": "1000"}.items()
     assert face(queue.rate_limit_ttl()) == 0
     face(queue.rate_limit("30s"))
@@ -429,7 +439,9 @@ def test_metrics_are_counted(face: Face, queue: Any, rig: Rig) -> None:
     lease = rig.lease(now_ms=now_ms())
     options = {"keep": ALL_KEPT, "now_ms": now_ms(), "metrics_points": 10}
     assert rig.settle("complete", lease, **options) == "settled"
-    assert face(queue.metrics("completed")).count == 1
+    found = face(queue.metrics("completed"))
+    assert (found.count, found.prev_count) == (1, 0)
+    assert found.prev_at is None or found.prev_at.tzinfo is UTC
     assert face(queue.metrics("failed")).count == 0
     with pytest.raises(BadValue, match="metrics"):
         face(queue.metrics("active"))
@@ -439,6 +451,8 @@ def test_an_event_of_one_s_own_is_in_the_stream(face: Face, queue: Any, rig: Rig
     event_id = face(queue.emit("rendered", {"video": "é"}))
     assert rig.events()[-1] == {"event": "rendered", "video": "é"}
     assert rig.raw.xrevrange(rig.key("events"), count=1)[0][0].decode() == event_id
+    with pytest.raises(BadValue, match="completed"):
+        face(queue.emit("completed", {}))
 
 
 # ---- schedulers ----
@@ -486,6 +500,9 @@ def test_a_scheduler_is_made_read_changed_and_removed(face: Face, queue: Any, ri
         ({"every": 5, "data": None}, r"its jobs need data=.*video_id"),
         ({"every": 5, "data": {"video": 1}}, "video_id"),
         ({"cron": "no cron"}, "no cron"),
+        ({"cron": "* * * * *", "tz": "Nowhere/At"}, "Nowhere"),
+        ({"every": 0}, "every|period|0"),
+        ({"every": 5, "limit": 0}, "limit"),
     ],
 )
 def test_a_scheduler_that_makes_no_sense_is_refused(

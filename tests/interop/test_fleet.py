@@ -45,7 +45,19 @@ def attempts(ours: Rig, ids: list[str], field: str = "ats") -> Counter[str | Non
     return Counter(None if value is None else value.decode() for value in pipe.execute())
 
 
-@pytest.mark.long
+def expect_no_orphan(bull: NodeQueue, ours: Rig) -> None:
+    """BullMQ's own search for jobs of no state finds none.
+
+    It takes its own hash `metrics:failed` for a job and deletes that (seen with Node alone, both generations).
+    """
+    metrics = ours.key("metrics:failed")
+    before = set(ours.raw.scan_iter(ours.key("*"), count=1000))
+    removed = bull("removeOrphans")
+    gone = before - set(ours.raw.scan_iter(ours.key("*"), count=1000))
+    assert gone <= {metrics.encode()}
+    assert removed == len(gone)
+
+
 @pytest.mark.timeout(300)
 def test_ten_thousand_jobs_are_completed_once_each(
     bull: NodeQueue, more_nodes: Callable[..., Node], hq: Queue[Any, Any], live_worker: StartWorker, ours: Rig
@@ -93,13 +105,12 @@ def test_ten_thousand_jobs_are_completed_once_each(
     for worker in workers:
         assert worker.stop() == 0
     other("stopWorkers")
-    assert bull("removeOrphans") == 0
+    expect_no_orphan(bull, ours)
     assert ours.list("active") == []
     assert not ours.raw.smembers(ours.key("stalled"))
     assert other("errors") == []
 
 
-@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_ten_thousand_jobs_while_workers_are_killed(
     bull: NodeQueue, more_nodes: Callable[..., Node], hq: Queue[Any, Any], live_worker: StartWorker, ours: Rig
@@ -135,6 +146,7 @@ def test_ten_thousand_jobs_while_workers_are_killed(
         at = rand.randrange(2)
         if rand.random() < 0.5:
             nodes[at].kill()
+            nodes[at].stop()  # closes its pipes
             nodes[at].start()
             start_node(nodes[at])
             kills["node"] += 1
@@ -162,5 +174,5 @@ def test_ten_thousand_jobs_while_workers_are_killed(
         worker.stop()
     for node in nodes:
         node.at(bull.q)("stopWorkers")
-    assert bull("removeOrphans") == 0
+    expect_no_orphan(bull, ours)
     assert not ours.raw.smembers(ours.key("stalled"))

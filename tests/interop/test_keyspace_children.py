@@ -293,3 +293,22 @@ def test_children_as_bullmq_reads_them(home: Relatives, kids: Relatives) -> None
     assert list(mine.pending) == theirs["unprocessed"]
     assert list(mine.failed) == theirs["failed"]
     home.bull.node.at(home.ours.q)("close")
+
+
+SPOILERS = {
+    "a parent's book": ("home", lambda raw, rig: raw.hset(rig.key("p:processed"), rig.key("a"), "[2]")),
+    "a pending child": ("home", lambda raw, rig: raw.sadd(rig.key("p:dependencies"), rig.key("b"))),
+    "a parent's place": ("home", lambda raw, rig: raw.rpush(rig.key("wait"), "p")),
+    "a child's reference": ("kids", lambda raw, rig: raw.hset(rig.key("a"), "parentKey", rig.key("q"))),
+}
+
+
+@pytest.mark.parametrize("name", SPOILERS)
+def test_the_oracle_sees(family: Family, home: Relatives, kids: Relatives, name: str) -> None:
+    home.add_flow(child("a"), child("b"), child("c"), jobId="p")
+    kids.complete(kids.fetch(), [1])
+    kids.complete(kids.fetch(), [1])
+    queue, spoil = SPOILERS[name]
+    spoil(family.raw, family[queue].ours)
+    with pytest.raises(AssertionError, match="BullMQ"):
+        kids.check()

@@ -162,6 +162,6 @@ class Walk:
         return self.held.pop(self.rand.randrange(len(self.held))) if self.held else None
 
 
-@pytest.mark.parametrize("seed", range(40, 100))
+@pytest.mark.parametrize("seed", range(6))
 def test_random_walk_of_families(family: Family, seed: int) -> None:
     Walk(family, seed).run()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -336,3 +339,87 @@ def test_a_job_name_has_types_of_its_own() -> None:
         videos.named("thumbnail", payload=Video)
     with pytest.raises(BadValue, match="name"):
         videos.named("")
+
+
+# ---- what is told when something has happened ----
+
+
+def test_functions_are_called_on_the_events_that_they_name() -> None:
+    videos = Queue("v")
+
+    @videos.on("failed", "stalled", "failed")
+    def tell(event: Any) -> None: ...
+
+    @videos.on("failed")
+    async def mend(event: Any) -> None: ...
+
+    assert dict(videos.hooks) == {"failed": [tell, mend], "stalled": [tell]}
+    assert Queue("v").hooks == videos.hooks
+
+
+def test_a_module_that_is_run_again_replaces_its_hooks_and_its_strategy() -> None:
+    videos = Queue("v")
+    module = (
+        "@videos.on('failed')\ndef tell(event): ...\n@videos.backoff_strategy\ndef wait(made, kind, error, job): ...\n"
+    )
+    for _ in range(2):
+        names: dict[str, Any] = {"videos": videos}
+        exec(compile(module, "app.py", "exec"), names)
+    assert videos.hooks["failed"] == [names["tell"]]
+    assert videos.strategy is names["wait"]
+
+
+@pytest.mark.parametrize("events", [(), ("done",), ("failed", "active"), (print,)])
+def test_a_hook_names_events_that_there_are(events: Any) -> None:
+    with pytest.raises(BadValue, match="completed, failed, retrying, stalled"):
+        Queue("v").on(*events)
+    with pytest.raises(BadValue, match="decorates a function"):
+        Queue("v").on("failed")(5)  # type: ignore[type-var]
+
+
+def test_a_queue_has_one_backoff_strategy() -> None:
+    videos = Queue("v")
+    assert videos.strategy is None
+
+    @videos.backoff_strategy
+    def wait(made: int, kind: str, error: Exception, job: Any) -> str:
+        return "5s"
+
+    assert videos.strategy is wait
+    with pytest.raises(BadValue, match=r"two backoff strategies: .*wait.* and .*other"):
+
+        @videos.backoff_strategy
+        def other(made: int, kind: str, error: Exception, job: Any) -> int:
+            return -1
+
+    with pytest.raises(BadValue, match="without arguments"):
+        videos.backoff_strategy(5)  # type: ignore[type-var]
+
+
+# ---- where it runs ----
+
+
+def test_producers_need_nothing_that_only_linux_has() -> None:
+    code = """
+import sys
+for name in ("fcntl", "resource", "pwd", "grp", "termios", "psutil", "setproctitle"):
+    sys.modules[name] = None
+import asyncio, redis.asyncio, pydantic.type_adapter  # they know what they run on
+sys.platform = "win32"
+from heavyq import ConfigError, Flow, Model, Queue
+from heavyq.store import embedded
+queue = Queue("v", connection="redis://127.0.0.1:1")
+from heavyq import RedisUnavailable
+for ask in (lambda: queue.add({}), lambda: asyncio.run(queue.aio.add({})), lambda: Flow(queue, {}).add()):
+    try:
+        ask()
+    except RedisUnavailable:
+        print("asked")
+try:
+    Queue("w").add({})
+except ConfigError as error:
+    print("HEAVYQ_REDIS" in str(error))
+"""
+    env = {name: value for name, value in os.environ.items() if name not in ("HEAVYQ_REDIS", "REDIS_URL")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env)
+    assert (done.stdout.split(), done.stderr) == (["asked", "asked", "asked", "True"], "")

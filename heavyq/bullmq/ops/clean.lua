@@ -24,10 +24,10 @@ local MOMENTS = {
 
 -- Whether a job is old enough. One that tells no moment is.
 local function is_old(id)
-  for _, field in ipairs(MOMENTS[state]) do
-    local told = redis.call('HGET', key(id), field)
-    if told then
-      return (tonumber(string.match(told, '^%s*([+-]?%d+)')) or 0) <= cutoff_ms
+  local told = redis.call('HMGET', key(id), unpack(MOMENTS[state]))
+  for n = 1, #MOMENTS[state] do
+    if told[n] then
+      return (tonumber(string.match(told[n], '^%s*([+-]?%d+)')) or 0) <= cutoff_ms
     end
   end
   return true
