@@ -11,7 +11,7 @@ LOCKED := pyproject.toml constraints.txt
 PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint typecheck bench interop chaos libraries vm docs check clean
+.PHONY: help setup demo test lint typecheck bench interop picture chaos libraries vm docs check clean
 
 help:       ## list what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -45,6 +45,9 @@ interop: $(VENV)/.dev  ## with real BullMQ, v5 and v6 (needs node and npm)
 		|| echo 'make interop: Chromium could not be installed'
 	@$(BIN)/python -m pytest tests/interop -m 'long or not long' --record
 	@$(BIN)/python docs/conformance.py > docs/reference/conformance.md
+
+picture: $(VENV)/.dev  ## docs/img/bull-board.png, by the test that looks at Bull Board
+	@HEAVYQ_SCREENSHOTS=docs/img $(BIN)/python -m pytest tests/interop/test_bullboard.py -k 'person_sees_jobs and v6'
 
 chaos: $(VENV)/.dev  ## processes and servers killed at bad moments; and what takes long
 	@$(BIN)/python -m pytest tests/chaos

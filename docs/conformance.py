@@ -117,7 +117,8 @@ def proved() -> list[Area]:
     for line_id, test in proofs():
         if line_id not in lines:
             raise ValueError(f"tests/{test.key} names {line_id}: there is no such line in {LINES.name}")
-        lines[line_id].tests.append(test)
+        if test not in lines[line_id].tests:
+            lines[line_id].tests.append(test)
     return found
 
 

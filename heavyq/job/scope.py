@@ -60,11 +60,12 @@ class Scope:
                 self._close_generators()
             left = self._tasks | self._closings
             if not left:
+                self.context.run(_current.set, None)  # they hold each other, and what the job has put in its context
                 return True
             # Not ended by what is raised: an error that nobody looks at is logged by asyncio itself.
             await asyncio.wait(left, timeout=max(0.0, until_s - loop.time()), return_when=asyncio.FIRST_COMPLETED)
-            if loop.time() >= until_s:
-                return not (self._tasks or self._closings)
+            if loop.time() >= until_s and (self._tasks or self._closings):
+                return False
 
     def _close_generators(self) -> None:
         for generator in tuple(self._generators):

@@ -71,9 +71,14 @@ class Metrics:
 def settings(q: QueueKey) -> Talk[Settings]:
     """Read what holds for workers of every kind."""
     meta = yield from run(ops.meta(q))
-    # What others have written may be no rate of ours.
-    rate = Rate(meta.rate[0], meta.rate[1] / 1000) if meta.rate is not None and min(meta.rate) > 0 else None
-    return Settings(meta.paused, meta.concurrency, rate, meta.events_kept, meta.version)
+    return Settings(meta.paused, meta.concurrency, _rate(meta.rate), meta.events_kept, meta.version)
+
+
+def _rate(stored: tuple[int, int] | None) -> Rate | None:
+    try:
+        return None if stored is None else Rate(stored[0], stored[1] / 1000)
+    except BadValue:  # what others have written may make no sense
+        return None
 
 
 def is_paused(q: QueueKey) -> Talk[bool]:

@@ -64,14 +64,11 @@ class AsyncClient:
         """Run operations in one round trip, as `Client.run_many`."""
         if not ops:
             return []
-        results = await self._carry(trip.run_ops(ops, self._loaded), self._plain)
-        if any(isinstance(result, RedisUnavailable) for result in results):
-            await self._drop_idle()  # READONLY and its kin: the name may lead to another server by now
-        return results
+        return await self._looked_at(await self._carry(trip.run_ops(ops, self._loaded), self._plain))
 
     async def atomic(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """Run operations as one transaction, as `Client.atomic`."""
-        return await self._carry(trip.run_atomic(ops), self._plain) if ops else []
+        return await self._looked_at(await self._carry(trip.run_atomic(ops), self._plain)) if ops else []
 
     async def read_events(self, q: QueueKey, last_id: str, block_ms: int, count: int) -> list[Event]:
         """Return the queue's events after `last_id`, as `Client.read_events`."""
@@ -179,6 +176,11 @@ class AsyncClient:
                 self._guard = None
                 await self.aclose()
 
+    async def _looked_at(self, results: list[Any]) -> list[Any]:
+        if any(isinstance(result, RedisUnavailable) for result in results):
+            await self._drop_idle()  # READONLY and its kin: the name may lead to another server by now
+        return results
+
     async def _drop_idle(self) -> None:
         """Close the connections that nobody uses just now: where one broke, the others are stale."""
         self._loaded.clear()
@@ -269,8 +271,14 @@ async def _stands(connection: Any, since_s: float) -> bool:
 
 async def _round_trip(connection: Any, commands: Sequence[Command]) -> list[Any]:
     """Send commands at once and read their replies, an error among them as a value."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
     try:
         await connection.send_packed_command(connection.pack_commands(commands))
+        # redis-py sends within `asyncio.wait_for`, which in Python 3.11 may swallow a cancellation that comes as the
+        # send is done: the task would wait for replies that nobody wants, for ever if it blocks.
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError
         return [await _reply_of(connection) for _ in commands]
     except BaseException:
         await connection.disconnect(nowait=True)  # what is still to be read on it is not ours any more

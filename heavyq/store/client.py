@@ -61,10 +61,7 @@ class Client:
         """
         if not ops:
             return []
-        results = self._carry(trip.run_ops(ops, self._loaded), self._redis)
-        if any(isinstance(result, RedisUnavailable) for result in results):
-            self._drop_idle()  # READONLY and its kin: the name may lead to another server by now
-        return results
+        return self._looked_at(self._carry(trip.run_ops(ops, self._loaded), self._redis))
 
     def atomic(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """Run operations as one transaction (MULTI/EXEC); nobody sees a part of them done.
@@ -72,7 +69,7 @@ class Client:
         Returns as `run_many`. Raises RedisUnavailable or RedisReplyError if the server discarded it: nothing was
         done (`nothing_happened`).
         """
-        return self._carry(trip.run_atomic(ops), self._redis) if ops else []
+        return self._looked_at(self._carry(trip.run_atomic(ops), self._redis)) if ops else []
 
     def pop_marker(self, q: QueueKey, timeout_s: float) -> tuple[bytes, float] | None:
         """Wait for the queue's marker and take it; None after `timeout_s` seconds without one.
@@ -202,6 +199,11 @@ class Client:
         finally:
             if connection is not None:
                 pool.release(connection)
+
+    def _looked_at(self, results: list[Any]) -> list[Any]:
+        if any(isinstance(result, RedisUnavailable) for result in results):
+            self._drop_idle()  # READONLY and its kin: the name may lead to another server by now
+        return results
 
     def _drop_idle(self) -> None:
         """Close the connections that nobody uses just now: where one broke, the others are stale."""

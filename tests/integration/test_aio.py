@@ -397,6 +397,16 @@ def test_a_wrong_password_is_refused(own_valkey: Callable[..., Valkey]) -> None:
         asyncio.run(queue.aio.add({}))
 
 
+def test_a_unix_socket_will_do(own_valkey: Callable[..., Valkey]) -> None:
+    queue = Queue("v", connection=own_valkey(unix=True).url)
+
+    async def main() -> Any:
+        job = await queue.aio.add({"n": 1})
+        return (await queue.aio.get_job(job.id)).data  # type: ignore[union-attr]
+
+    assert asyncio.run(main()) == {"n": 1}
+
+
 def test_scripts_that_the_server_forgot_are_loaded_again(own_valkey: Callable[..., Valkey]) -> None:
     server = own_valkey()
     heavyq.connect(server.url)
@@ -420,3 +430,63 @@ def test_what_is_wrong_with_a_payload_is_said_before_anything_connects(prefix: s
         asyncio.run(queue.aio.add({"video": 1}))  # type: ignore[call-overload]
     with pytest.raises(RedisUnavailable):
         asyncio.run(queue.aio.add(Video(video_id="v")))
+
+
+# ---- with a worker ----
+
+APP = """
+    import asyncio
+    from heavyq import Queue, WaitForChildren
+
+    q, kids = Queue("q"), Queue("kids")
+
+    @q.processor
+    async def run(job):
+        if job.data.get("slow"):
+            await asyncio.sleep(60)
+        done = job.children_values()
+        if not done:
+            for n in range(3):
+                await kids.aio.add({"n": n}, parent=job)
+            raise WaitForChildren
+        return sorted(done.values())
+
+    @kids.processor
+    def kid(job):
+        return job.data["n"]
+
+    @q.on("completed", "failed")
+    async def tell(event):
+        await kids.aio.emit("told", {"name": event.name})
+"""
+
+
+@pytest.mark.long
+def test_jobs_and_hooks_in_a_child_s_loop_use_queues_too(
+    run_worker: Callable[..., Any], queue: Queue[dict[str, Any], Any], prefix: str, valkey: Valkey
+) -> None:
+    run_worker(APP, "-c", "2")
+    kids = Queue("kids", prefix=prefix, connection=valkey.url)
+
+    async def main() -> None:
+        job = await queue.aio.add({})
+        assert await job.result(timeout=20) == [0, 1, 2]
+        slow = await queue.aio.add({"slow": True})
+
+        async def runs() -> bool:
+            return await slow.state() == "active"
+
+        await aeventually(runs)
+        assert len(await queue.aio.workers()) == 1
+        assert await slow.cancel("enough") is False
+        with pytest.raises(heavyq.JobFailed, match="enough") as caught:
+            await slow.result(timeout=20)
+        assert caught.value.reason == "cancelled"
+        told = []
+        async for event in kids.aio.events(since="0", timeout=10):
+            told += [event.data["name"]] if event.name == "told" else []
+            if len(told) == 2:
+                break
+        assert told == ["completed", "failed"]
+
+    asyncio.run(main())

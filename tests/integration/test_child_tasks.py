@@ -34,6 +34,10 @@ SHOP = """
         background[0].cancel()
         print("pool closed", [task.get_name() for task in asyncio.all_tasks()].count("left"))
 
+    @child_stop
+    async def wait_for_it():
+        await background[0]  # which was cancelled
+
     @around_job
     @contextlib.contextmanager
     def noted(job):
@@ -132,6 +136,8 @@ SHOP = """
                 await asyncio.Event().wait()
             if job.data.get("returns"):
                 return "done all the same"
+            if job.data.get("returns too much"):
+                return "x" * 2000
             if job.data.get("raises"):
                 raise ValueError("not now")
 
@@ -291,7 +297,9 @@ def test_stop_that_comes_with_the_job_wins(child, run):
     assert not [f for f in child.frames if f.kind == wire.LOG and wire.split_run(f.body)[0] == run]
 
 
-@pytest.mark.parametrize(("how", "kind"), [("returns", wire.RESULT), ("raises", wire.STOPPED)])
+@pytest.mark.parametrize(
+    ("how", "kind"), [("returns", wire.RESULT), ("returns too much", wire.STOPPED), ("raises", wire.STOPPED)]
+)
 def test_after_a_stop_only_a_result_counts(child, run, how, kind):
     child.job(run, "stubborn", {how: True})
     child.logged(run, "waits")
@@ -360,6 +368,7 @@ def test_child_with_a_task_that_cannot_be_cancelled_is_not_whole(tmp_path):
         child.job(2, "within")  # waits until the child is restored
         assert child.expect(wire.READY).head["whole"] is False
         child.result(2)
+        assert [said for said in child.order if said[0] != wire.LOG][-2:] == [(wire.READY, None), (wire.RESULT, 2)]
         child.retire()
         assert child.wait() == 0
 
@@ -374,8 +383,9 @@ def test_retiring_child_ends_its_jobs_first_and_then_its_hooks(tmp_path):
         child.retire()
         child.job(3, "open", {"gate": 1})  # too late: it takes nothing more
         child.stop(2)
-        child.stop(1)
         assert child.result(2) == "done all the same"
+        child.stop(1)
         assert child.ended(1).kind == wire.STOPPED
         assert child.wait() == 0
         assert "pool closed 0" in child.log
+        assert "@child_stop hook wait_for_it failed" in child.log

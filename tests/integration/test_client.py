@@ -583,3 +583,60 @@ def test_an_event_is_waited_for(client: Client, raw: redis.Redis, q: QueueKey) -
 def test_the_server_here_is_new_enough(client: Client) -> None:
     check_server(client)
     client.ping()
+
+
+# -- transactions
+
+
+def test_a_transaction_is_seen_whole_and_answers_in_order(client: Client, raw: redis.Redis, q: QueueKey) -> None:
+    first, seen, last = client.atomic([add(q), ops.counts(q), add(q)])
+    assert (first.id, seen.waiting, last.id) == ("1", 1, "2")
+    assert client.atomic([]) == []
+    raw.script_flush()  # the scripts are loaded within it
+    assert client.atomic([add(q)])[0].id == "3"
+
+
+def test_an_error_in_a_transaction_is_only_its_own_operation_s(client: Client, raw: redis.Redis, q: QueueKey) -> None:
+    broken = QueueKey(q.prefix, "broken")
+    raw.set(broken.key("wait"), "no list")
+    first, error, last = client.atomic([add(q), ops.counts(broken), add(q)])
+    assert (first.id, last.id) == ("1", "2")
+    assert isinstance(error, RedisReplyError)
+
+
+def test_a_transaction_that_the_server_discards_has_not_happened(
+    own_valkey: Callable[..., Valkey], connect: Callable[..., Client]
+) -> None:
+    server = own_valkey()
+    client = connect(server.url)
+    with server.redis() as raw:
+        raw.acl_setuser("default", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-script|load"])
+        with pytest.raises(RedisReplyError, match="NOPERM"):
+            client.atomic([add(), add()])
+        assert raw.dbsize() == 0
+    assert client.run_many([add(), add()]) != []  # the connection is in step
+
+
+@pytest.mark.parametrize("refusal", [("CONFIG", "SET", "maxmemory", "1"), ("REPLICAOF", "127.0.0.1", "1")])
+def test_a_server_that_takes_no_writes_refuses_all_of_a_transaction(
+    own_valkey: Callable[..., Valkey], connect: Callable[..., Client], refusal: Any
+) -> None:
+    server = own_valkey()
+    client = connect(server.url)
+    with server.redis() as raw:
+        raw.execute_command(*refusal)
+        answers = client.atomic([add(), add()])
+        assert [type(answer) for answer in answers] == [RedisUnavailable] * 2
+        assert raw.dbsize() == 0
+
+
+def test_a_server_that_is_not_there_was_sent_nothing(connect: Callable[..., Client]) -> None:
+    client = connect("redis://127.0.0.1:1")
+    for ask in (lambda: client.run(add()), lambda: client.atomic([add()])):
+        with pytest.raises(RedisUnavailable) as caught:
+            ask()
+        assert caught.value.nothing_happened
+
+
+def test_the_server_s_clients_are_listed(client: Client) -> None:
+    assert " cmd=client" in client.client_list()

@@ -170,6 +170,7 @@ def test_lost_lease_of_a_parent_is_lost_rather_than_refused(rig):
 @both
 @pytest.mark.parametrize("other", ["wait", "active", "prioritized", "paused"])
 def test_drained_is_not_told_while_anything_waits_or_runs(rig, verb, finished, other):
+    # conformance: C-049
     rig.add()
     lease = rig.lease()
     if other == "prioritized":
@@ -300,6 +301,7 @@ def test_fractional_count_is_rounded_down(rig):
 
 @both
 def test_event_stream_is_trimmed(rig, verb, finished):
+    # conformance: C-058
     rig.meta(**{"opts.maxLenEvents": 100})
     rig.raw.delete(rig.key("events"))
     for _ in range(200):

@@ -52,7 +52,6 @@ def test_renewal_may_shorten_the_lock(rig):
 
 def test_renewal_tells_exactly_the_lost_leases(rig):
     # conformance: C-093
-    # conformance: C-093
     for _ in range(6):
         rig.add()
     leases = [rig.lease() for _ in range(6)]

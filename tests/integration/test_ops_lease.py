@@ -166,6 +166,7 @@ def test_job_is_due_in_its_whole_ms_and_not_before(rig, place):
 
 
 def test_at_most_1000_jobs_are_promoted_at_once(rig):
+    # conformance: C-039
     rig.client.run_many(
         [ops.add(rig.q, name="a", data=b"{}", opts=b"{}", timestamp_ms=NOW_MS, delay_ms=1) for _ in range(1001)]
     )

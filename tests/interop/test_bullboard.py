@@ -1,7 +1,7 @@
 """Bull Board over queues that heavyq alone feeds and runs: what it shows, and what its buttons do.
 
 A real board (`@bull-board/api`, served by Express) in a Node process, looked at by HTTP and by headless Chromium. What
-a button did is read back through heavyq. `HEAVYQ_SCREENSHOTS=docs/img` (`make screenshots`) keeps a picture.
+a button did is read back through heavyq. `HEAVYQ_SCREENSHOTS=docs/img` keeps a picture (`make picture`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pytest
 from pydantic import TypeAdapter
 
 import heavyq
-from heavyq import Queue
+from heavyq import Flow, Queue
 from heavyq.bullmq.ops.counts import counts
 from tests.support.eventually import eventually
 
@@ -64,8 +64,10 @@ class Board:
         with urllib.request.urlopen(f"{self.url}/api{path}", timeout=10) as reply:
             return json.load(reply)
 
-    def put(self, path: str) -> None:
-        request = urllib.request.Request(f"{self.url}/api{path}", method="PUT")
+    def put(self, path: str, body: Any = None) -> None:
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"content-type": "application/json"}
+        request = urllib.request.Request(f"{self.url}/api{path}", method="PUT", data=data, headers=headers)
         urllib.request.urlopen(request, timeout=10).close()
 
     @property
@@ -211,7 +213,11 @@ def test_a_person_sees_jobs_progress_results_logs_and_traces(
     screen.visit()
     screen.see(f"#{done_id}", f"#{broken_id}", "thumbnail", "RuntimeError: no such codec: xyz", "42")
     if folder := os.environ.get("HEAVYQ_SCREENSHOTS"):
-        screen.bull("screenshot", path=str(REPOSITORY / folder / "bull-board.png"))
+        heavyq_worker("--name", "w1", "--drain-timeout", "0s")
+        jobs.add("transcode", {"clip": 9, "progress": 37, "ms": 60_000})
+        screen.visit()
+        screen.see("37%")
+        screen.bull("screenshot", path=str(REPOSITORY / folder / "bull-board.png"), height=1560)
 
 
 def test_the_buttons_of_a_job(screen: Screen, jobs: JobQueue, heavyq_worker: StartWorker) -> None:
@@ -257,3 +263,58 @@ def test_the_buttons_of_a_queue(screen: Screen, jobs: JobQueue, ours: Rig, heavy
     screen.visit()
     screen.press_menu("Empty")
     eventually(lambda: jobs.counts()["waiting"] == 0, 5, "the queue is empty")
+
+
+def test_a_person_sees_flows(screen: Screen, jobs: JobQueue, heavyq_worker: StartWorker) -> None:
+    # conformance: C-126 C-181
+    tree = Flow(jobs, "course", {"course": 1}, children=[Flow(jobs, "clip", {"returns": 7})]).add()
+    (clip,) = tree.children
+
+    def expect(root: str, leaf: str) -> None:
+        seen = screen.get(f"/queues/q/{tree.job.id}/flow")["flowRoot"]
+        assert (seen["id"], seen["name"], seen["state"]) == (tree.job.id, "course", root)
+        assert [(each["id"], each["name"], each["state"]) for each in seen["children"]] == [(clip.job.id, "clip", leaf)]
+
+    expect("waiting-children", "waiting")
+    screen.visit(tree.job.id, status="waiting-children")
+    screen.see("course", "clip")
+    heavyq_worker()
+    tree.job.result(timeout=15)
+    expect("completed", "completed")
+
+
+def test_a_person_runs_and_removes_schedulers(
+    screen: Screen, jobs: JobQueue, heavyq_worker: StartWorker, ours: Rig
+) -> None:
+    # conformance: C-148 C-181
+    jobs.upsert_scheduler(
+        "nightly", cron="0 3 * * *", tz="Europe/Paris", data={"returns": 1}, name="report", remove_on_complete=False
+    )
+    (seen,) = screen.get("/job-schedulers")["schedulers"]
+    expected = {"id": "nightly", "name": "report", "pattern": "0 3 * * *", "tz": "Europe/Paris", "iterationCount": 1}
+    assert seen.items() >= expected.items()
+    assert seen["nextRunJobId"] == f"repeat:nightly:{seen['next']}"
+    assert seen["template"]["data"] == {"returns": 1}
+    screen.bull("visit", url=f"{screen.url}/job-schedulers")
+    screen.see("nightly", "report", "0 3 * * *", "Europe/Paris")
+    screen.press("Run now")
+    screen.press("Confirm")
+    heavyq_worker()
+    eventually(lambda: jobs.counts()["completed"] == 1, 15, "it has run now")
+    assert len(jobs.schedulers()) == 1
+    screen.press("Remove scheduler")
+    screen.press("Confirm")
+    eventually(lambda: jobs.schedulers() == [], 5, "removed")
+
+
+def test_limits_set_on_the_board_are_heavyqs(board: Board, jobs: JobQueue, ours: Rig) -> None:
+    # conformance: C-181
+    board.put("/queues/q/concurrency", {"concurrency": 3})
+    board.put("/queues/q/rate-limit", {"max": 5, "duration": 2000})
+    settings = jobs.settings()
+    assert (settings.concurrency, settings.rate) == (3, heavyq.Rate(5, per=2.0))
+    jobs.set_global_concurrency(None)
+    jobs.set_global_rate_limit(heavyq.Rate(7, per="1s"))
+    seen = board.queue
+    assert not seen.get("globalConcurrency")
+    assert ours.hash("meta").items() >= {"max": "7", "duration": "1000"}.items()

@@ -217,7 +217,7 @@ def test_a_job_that_asks_for_time(bull: NodeQueue, live_worker: StartWorker, wha
     eventually(lambda: "completed" in names(bull, job_id), what="the last event")
     assert names(bull, job_id) == ["added", "waiting", "active", "delayed", "waiting", "active", "completed"]
     (delayed,) = [event for event in bull.events_of(job_id) if event["event"] == "delayed"]
-    assert job["processedOn"] >= int(delayed["delay"]) > job["timestamp"] + 400
+    assert job["processedOn"] >= int(delayed["delay"]) >= job["timestamp"] + 400
 
 
 def test_a_rate_limit_stops_the_queue_and_burns_no_attempt(bull: NodeQueue, live_worker: StartWorker) -> None:

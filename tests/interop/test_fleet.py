@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
 import time
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from heavyq import Dedup, Flow, NoSuchJob, WrongState
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
@@ -140,21 +142,22 @@ def test_ten_thousand_jobs_while_workers_are_killed(
     deadline_s = time.monotonic() + 200
     while hq.counts()["completed"] + hq.counts()["failed"] < 10_000:
         assert time.monotonic() < deadline_s, (hq.counts(), kills)
-        time.sleep(rand.uniform(0.5, 1.5))  # what is awaited here is the next blow
+        next_blow_s = time.monotonic() + rand.uniform(0.5, 1.5)
+        eventually(lambda at_s=next_blow_s: time.monotonic() > at_s, what="the moment of the next blow")
         if sum(kills.values()) >= 16:
             continue
         at = rand.randrange(2)
-        if rand.random() < 0.5:
+        kind = ("node", "heavyq")[len(kills)] if len(kills) < 2 else rand.choice(("node", "heavyq"))
+        if kind == "node":
             nodes[at].kill()
             nodes[at].stop()  # closes its pipes
             nodes[at].start()
             start_node(nodes[at])
-            kills["node"] += 1
         else:
             workers[at].signal_tree(signal.SIGKILL)
             workers[at].wait()
             workers[at] = start_heavyq()
-            kills["heavyq"] += 1
+        kills[kind] += 1
     print(f"measured: killed {dict(kills)}, {bull.node.version}")
     assert kills["node"]
     assert kills["heavyq"]
@@ -176,3 +179,135 @@ def test_ten_thousand_jobs_while_workers_are_killed(
         node.at(bull.q)("stopWorkers")
     expect_no_orphan(bull, ours)
     assert not ours.raw.smembers(ours.key("stalled"))
+
+
+MIXED_S = 6.0
+_READ = {"children": True}
+
+
+class Mix:
+    """All that heavyq's producers and operators can do, one thing after the other at random."""
+
+    def __init__(self, hq: Queue[Any, Any], children: Queue[Any, Any], rand: random.Random) -> None:
+        self.hq, self.children, self.rand = hq, children, rand
+        self.steps = (self.add, self.add, self.add_kept, self.add_flow, self.add_growing, self.schedule, self.operate)
+
+    def step(self) -> None:
+        self.rand.choice(self.steps)()
+
+    def add(self) -> None:
+        value = self.rand.choice([None, True, 1.5, 'é "☃" \n', [], {}, [1, {"a": [None]}]])
+        todo: dict[str, Any] = {"returns": value, "progress": self.rand.choice([7, 0.5, {"é": "☃"}]), "rows": ['"é']}
+        if self.rand.random() < 0.4:
+            todo["once"] = self.rand.choice(["snooze", "retry after", "unrecoverable", "update", "boom", "no children"])
+        if self.rand.random() < 0.2:
+            todo["raise"] = 'no "é" \x00 \\'
+        self.hq.add(
+            "né",
+            todo,
+            attempts=self.rand.choice([1, 2, 3]),
+            delay=self.rand.choice([0, 0, 0.1]),
+            **self.rand.choice([{}, {}, {"priority": 3}]),
+            lifo=self.rand.random() < 0.2,
+            remove_on_complete=self.rand.choice([True, False, 5]),
+            remove_on_fail=self.rand.choice([True, False, 5]),
+        )
+
+    def add_kept(self) -> None:
+        keep = self.rand.choice([{"keep_last_if_active": True}, {"ttl": "200ms"}, {"replace": True, "ttl": "1s"}, {}])
+        self.hq.add(
+            {"ms": 20}, deduplication=Dedup(f"d{self.rand.randrange(3)}", **keep), delay=self.rand.choice([0, 0.2])
+        )
+        self.hq.add({}, job_id=f"own-{self.rand.randrange(20)}")
+
+    def add_flow(self) -> None:
+        flag: dict[str, Any] = self.rand.choice(
+            [
+                {},
+                {"fail_parent_on_failure": True},
+                {"continue_parent_on_failure": True},
+                {"ignore_dependency_on_failure": True},
+                {"remove_dependency_on_failure": True},
+            ]
+        )
+        below = [Flow(self.children, self.rand.choice([{"raise": "no"}, {"returns": n}]), **flag) for n in range(2)]
+        Flow(self.hq, _READ, children=[Flow(self.hq, _READ, children=below, **flag)]).add()
+
+    def add_growing(self) -> None:
+        self.hq.add({"once": "children", "children": True})
+
+    def schedule(self) -> None:
+        name = f"s{self.rand.randrange(3)}"
+        if self.rand.random() < 0.3:
+            self.hq.remove_scheduler(name)
+        else:
+            self.hq.upsert_scheduler(
+                name, every=self.rand.choice([0.2, 0.5]), data={}, limit=self.rand.choice([None, 3])
+            )
+
+    def operate(self) -> None:
+        match self.rand.randrange(7):
+            case 0:
+                self.hq.pause()
+                self.hq.resume()
+            case 1:
+                self.hq.retry_jobs("failed", limit=5)
+            case 2:
+                self.hq.promote_jobs()
+            case 3:
+                self.hq.clean(self.rand.choice(["completed", "failed"]), limit=5)
+            case 4:
+                for job in self.hq.jobs("failed", limit=3):
+                    with contextlib.suppress(WrongState):  # a child of it may run
+                        job.remove()
+            case 5:
+                for job in self.hq.jobs("delayed", limit=3):
+                    with contextlib.suppress(NoSuchJob, WrongState):  # it may be due meanwhile
+                        job.change_delay(0.1)
+            case 6:
+                for job in self.hq.jobs("waiting", limit=3):
+                    with contextlib.suppress(NoSuchJob, WrongState):
+                        job.cancel("no longer")
+
+
+@pytest.mark.timeout(180)
+def test_node_reads_every_event_of_a_mixed_load(
+    bull: NodeQueue,
+    kids: NodeQueue,
+    hq: Queue[Any, Any],
+    declare: Callable[..., Queue[Any, Any]],
+    live_worker: StartWorker,
+    ours: Rig,
+) -> None:
+    """One event that cannot be read would end Node's reader for good; heavyq does all it can, for some seconds."""
+    # conformance: C-172 C-173
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")
+    mix = Mix(hq, declare("kids"), random.Random(seed))
+    ours.meta(**{"opts.maxLenEvents": EVERY_EVENT})
+    bull("startEvents")
+    kids("startEvents")
+    worker = live_worker("-c", "2")
+    eventually(lambda: bull("workers"), 15, "heavyq's worker is there")
+    until_s = time.monotonic() + MIXED_S
+    while time.monotonic() < until_s:
+        mix.step()
+    for scheduler in hq.schedulers():
+        hq.remove_scheduler(scheduler.id)
+    busy = ("waiting", "active", "delayed", "prioritized")
+    eventually(lambda: not any(queue.counts()[state] for queue in (hq, mix.children) for state in busy), 60, "all done")
+    last = hq.add({}, job_id="last", remove_on_complete=True)
+    eventually(lambda: "completed" in [event["event"] for event in bull.events_of("last")], 60, "the reader is alive")
+    told = bull("eventCounts")
+    print(f"measured: {told}")
+    assert told.keys() >= {
+        *("added", "waiting", "active", "progress", "completed", "failed", "delayed", "retries-exhausted"),
+        *("deduplicated", "duplicated", "waiting-children", "paused", "resumed", "removed", "cleaned", "drained"),
+    }
+    read = Counter(event.name for event in hq.events(since="0-0", timeout=0.3))
+    assert {name: read[name] for name in told} == told, "heavyq's reader sees the same"
+    below = mix.children.add({}, job_id="last", remove_on_complete=True)
+    eventually(lambda: "completed" in [event["event"] for event in kids.events_of("last")], 60, "that of kids too")
+    assert last.added
+    assert below.added
+    assert worker.running

@@ -141,7 +141,6 @@ def test_workers_of_both_share_a_queue(port: Port, jobs: JobQueue, ours: Rig, he
 
     async def process(job: Any, token: str) -> Any:
         by_the_port.append(str(job.id))
-        await asyncio.sleep(0.005)
         return job.data
 
     ids = [job.id for job in jobs.add_bulk([("n", {"ms": 5, "n": n}) for n in range(190)])]

@@ -62,6 +62,7 @@ class Child:
         theirs.close()
         self._reader = FrameReader()
         self.frames: list[Frame] = []
+        self.order: list[tuple[bytes, int | None]] = []  # kind and run of all that it has sent
         self._gathered: bytes | None = None
 
     def __enter__(self) -> Self:
@@ -157,4 +158,6 @@ class Child:
                 raise AssertionError(f"no such frame; there are {self.frames}\n{self.log}")
             data = self._sock.recv(1 << 20)
             assert data, f"the child is gone ({self._process.wait(LIMIT_S)})\n{self.log}"
-            self.frames += self._reader.feed(data)
+            frames = self._reader.feed(data)
+            self.frames += frames
+            self.order += [(frame.kind, frame.head.get("run")) for frame in frames]

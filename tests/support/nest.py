@@ -150,7 +150,8 @@ class Bird:
         """Give it a job of queue `q`; return its report."""
         self._runs += 1
         about = {"run": self._runs, "queue": "q", "prefix": "nest", "id": str(self._runs), "fence": 1, "made": 0}
-        parts = [name.encode(), json.dumps({} if data is None else data).encode(), b"{}", b"0", b"", b""]
+        fields = {b"name": name.encode(), b"data": json.dumps({} if data is None else data).encode(), b"opts": b"{}"}
+        parts = [fields.get(part, b"") for part in wire.JOB_PARTS]
         head = {**about, "max_result": 1 << 20, "memory_rlimit": None, **head}
         self._process.send(*pack_parts(wire.JOB, head, parts))
         frame = self.said(timeout_s)

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import threading
 import time
+import weakref
+from contextvars import ContextVar
 
 import pytest
 
 from heavyq.job.loop import ChildLoop
 from heavyq.job.scope import Scope, current
+
+
+class Step:
+    """Lets the loop go round once."""
+
+    def __await__(self):
+        yield
 
 
 @pytest.fixture
@@ -43,11 +53,11 @@ def test_what_a_job_starts_is_in_its_scope_and_what_others_start_is_not(loop):
 
 def test_wrapped_coroutines_are_awaited_and_fail_as_their_own(loop):
     async def gives(value):
-        await asyncio.sleep(0)
+        await Step()
         return value
 
     async def fails():
-        await asyncio.sleep(0)
+        await Step()
         raise ValueError("bad")
 
     async def job():
@@ -72,7 +82,7 @@ def test_cpu_of_one_job_is_not_the_others(loop):
             until_s = time.thread_time() + 0.01
             while time.thread_time() < until_s:
                 pass
-            await asyncio.sleep(0)
+            await Step()
 
     async def waits(task):
         await asyncio.wait({task})
@@ -99,12 +109,12 @@ def test_end_cancels_tasks_and_those_they_start_in_their_own_end(loop):
             await asyncio.Event().wait()
         finally:
             asyncio.create_task(last())  # noqa: RUF006 - left on purpose
-            await asyncio.sleep(0)
+            await Step()
             ended.append("first")
 
     async def job():
         asyncio.create_task(first())  # noqa: RUF006 - left on purpose
-        await asyncio.sleep(0)
+        await Step()
 
     loop.run(job(), scope)
     assert loop.run(scope.end(5.0)) is True
@@ -123,7 +133,7 @@ def test_end_tells_of_a_task_that_stays_and_can_wait_again(loop):
 
     async def job():
         asyncio.create_task(stays())  # noqa: RUF006 - left on purpose
-        await asyncio.sleep(0)
+        await Step()
 
     loop.run(job(), scope)
     assert loop.run(scope.end(0.01)) is False
@@ -139,7 +149,7 @@ def test_end_closes_generators_that_somebody_still_holds(loop):
             yield 1
             yield 2
         finally:
-            await asyncio.sleep(0)
+            await Step()
             closed.append(True)
 
     async def job():
@@ -156,7 +166,8 @@ def test_exit_in_a_task_comes_out_and_leaves_the_loop_usable(loop):
         raise SystemExit(3)
 
     async def after():
-        return await asyncio.sleep(0, "usable")
+        await Step()
+        return "usable"
 
     with pytest.raises(SystemExit, match="3"):
         loop.run(job(), Scope())
@@ -170,3 +181,28 @@ def test_the_loops_threads_are_known(loop):
         return await asyncio.to_thread(threading.get_ident)
 
     assert loop.run(ident()) in loop.threads
+
+
+def test_what_a_job_had_in_its_context_goes_with_it_and_not_with_the_collector(loop):
+    class Payload: ...
+
+    kept: ContextVar[Payload] = ContextVar("kept")
+    gone = []
+
+    async def job():
+        payload = Payload()
+        gone.append(weakref.ref(payload))
+        kept.set(payload)
+
+    def one() -> None:
+        scope = Scope()
+        loop.run(job(), scope)
+        loop.run(scope.end(1.0))
+        gone.append(weakref.ref(scope))
+
+    gc.disable()
+    try:
+        one()
+        assert [ref() for ref in gone] == [None, None]
+    finally:
+        gc.enable()

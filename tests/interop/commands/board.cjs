@@ -117,7 +117,8 @@ module.exports = ({ generation, place, pause }) => ({
       }
     }
   },
-  screenshot: async (_, { path }) => {
+  screenshot: async (_, { path, height }) => {
+    await page.setViewportSize({ width: 1280, height });
     await page.screenshot({ path });
   },
 });
