@@ -29,6 +29,7 @@ README = (REPOSITORY / "README.md").read_text()
 QUICKSTART = (REPOSITORY / "docs/quickstart.md").read_text()
 HOWTO = {page.stem: page.read_text() for page in sorted((REPOSITORY / "docs/howto").glob("*.md"))}
 PAGES = {"README": README, "quickstart": QUICKSTART, **HOWTO}
+TOLD = [page for page, text in HOWTO.items() if "```console" in text]
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
 
 
@@ -41,6 +42,11 @@ def files(page: str, folder: Path) -> None:
     for code in blocks(page, "(?:python|toml)"):
         if name := re.match(r"# (\w+\.\w+)\n", code):
             (folder / name[1]).write_text(code)
+
+
+def scripts(page: str) -> set[str]:
+    """Names of the page's files that a reader runs with `python`."""
+    return set(re.findall(r"(?m)^\$ python (\w+\.py)$", page))
 
 
 def commands(page: str, first_words: str = "[a-z]") -> list[list[str]]:
@@ -74,7 +80,7 @@ def test_every_command_of_the_readme(shop: tuple[Worker, dict[str, str]], tmp_pa
 
 
 def test_the_readmes_add_from_python(shop: tuple[Worker, dict[str, str]], tmp_path: Path) -> None:
-    (add,) = re.findall(r"\| Python \| `(.*?)` \|", README)
+    (add,) = re.findall(r"\| Python \| `(.*?)`", README)
     done = python(f"from app import Video, videos; print({add}.result(30).path)", tmp_path, shop[1])
     assert (done.code, done.out) == (0, "/out/v1.mp4\n"), done
 
@@ -102,13 +108,13 @@ def test_its_make_targets_exist(page: str) -> None:
 
 
 class Reader:
-    """Somebody who types what the quickstart shows, in a folder of their own, and looks at what is printed."""
+    """Somebody who types what a page shows, in a folder of their own, and looks at what is printed."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.env = folder, {"HEAVYQ_EMBEDDED": "1"}
+    def __init__(self, page: str, folder: Path, env: dict[str, str]) -> None:
+        self.folder, self.env = folder, env
         self.worker: Worker | None = None
         self.added = ""  # id of the job that was added last
-        files(QUICKSTART, folder)
+        files(page, folder)
 
     def follow(self, console: str) -> None:
         """Run a block's commands, each with the output that stands below it."""
@@ -175,14 +181,19 @@ class Reader:
 
 @pytest.mark.long
 def test_the_quickstart_as_it_is_told(tmp_path: Path) -> None:
-    reader = Reader(tmp_path)
+    _follow(QUICKSTART, tmp_path, {"HEAVYQ_EMBEDDED": "1"})
+    _wait_for_the_server(tmp_path)
+
+
+def _follow(page: str, folder: Path, env: dict[str, str]) -> None:
+    reader = Reader(page, folder, env)
+    consoles = blocks(page, "console")
+    assert consoles
     try:
-        for console in blocks(QUICKSTART, "console"):
+        for console in consoles:
             reader.follow(console)
     finally:
         reader.stop()
-    assert blocks(QUICKSTART, "console")
-    _wait_for_the_server(tmp_path)
 
 
 def _wait_for_the_server(folder: Path) -> None:
@@ -217,8 +228,19 @@ def python(code: str, folder: Path, env: dict[str, str] | None = None) -> Finish
 
 @pytest.mark.parametrize("page", HOWTO)
 def test_modules_of_the_howtos_import(page: str, tmp_path: Path) -> None:
-    for code in blocks(HOWTO[page], "python"):
-        assert python(code, tmp_path).code == 0, code
+    """Those that are files import each other; those without a name stand for themselves; scripts are for readers."""
+    files(HOWTO[page], tmp_path)
+    modules = [f"import {file.stem}" for file in tmp_path.glob("*.py") if file.name not in scripts(HOWTO[page])]
+    unnamed = [code for code in blocks(HOWTO[page], "python") if not re.match(r"# \w+\.py\n", code)]
+    for code in (*unnamed, "\n".join(modules)):
+        done = python(code, tmp_path)
+        assert done.code == 0, (code, done)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("page", TOLD)
+def test_a_howto_as_it_is_told(page: str, valkey: Valkey, prefix: str, tmp_path: Path) -> None:
+    _follow(HOWTO[page], tmp_path, {"HEAVYQ_REDIS": valkey.url, "HEAVYQ_PREFIX": prefix})
 
 
 @pytest.mark.parametrize("page", HOWTO)

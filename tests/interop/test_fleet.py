@@ -53,9 +53,13 @@ def expect_no_orphan(bull: NodeQueue, ours: Rig) -> None:
     It takes its own hash `metrics:failed` for a job and deletes that (seen with Node alone, both generations).
     """
     metrics = ours.key("metrics:failed")
-    before = set(ours.raw.scan_iter(ours.key("*"), count=1000))
+
+    def hashes() -> set[bytes]:
+        return set(ours.raw.scan_iter(ours.key("*"), count=1000, _type="hash"))
+
+    before = hashes()
     removed = bull("removeOrphans")
-    gone = before - set(ours.raw.scan_iter(ours.key("*"), count=1000))
+    gone = before - hashes()
     assert gone <= {metrics.encode()}
     assert removed == len(gone)
 
