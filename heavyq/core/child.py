@@ -222,7 +222,7 @@ def _one_over(state: Ready, event: RunOver, now_s: float, limits: ChildLimits) -
         state,
         runs=state.runs - {event.run},
         alone=False,
-        clean=event.clean,
+        clean=event.clean and (state.clean or state.runs == {event.run}),  # the last one's word counts
         jobs_done=state.jobs_done + 1,
         over_s=now_s,
     )

@@ -30,7 +30,8 @@ NOT_FORKED = b"E"  # head: {child, error}
 # head: {run, queue, prefix, id, fence, made, started, parent_key, max_result, memory_rlimit}; parts: see JOB_PARTS.
 # started: BullMQ's `ats`; parent_key: null if it has none
 JOB = b"J"
-STOP = b"S"  # to a child of several seats: cancel a job's task. head: {run, why}. STOPPED answers, or RESULT
+# to a child of several seats: cancel a job's task. head: {run, why}. TOLD answers at once, STOPPED or RESULT in the end
+STOP = b"S"
 HOOK = b"O"  # run the queue's @on functions. head: {run, queue, prefix, id, event, made, at_ms}; parts: see HOOK_PARTS
 EXIT = b"Q"  # finish what runs, take nothing more, end
 
@@ -44,6 +45,7 @@ RESULT = b"r"  # head: {run, clean, usage, cpu_total_s}; body: the result's JSON
 FAILURE = b"f"
 # The run ended and is no failure. head: {run, clean, usage, cpu_total_s, what, delay_ms}; what: one of LATER_KINDS
 LATER = b"z"
+TOLD = b"t"  # a STOP was read: the child's loop goes round. head: {run}. Also for a run that is over
 STOPPED = b"s"  # the task of a job that was to stop has ended without a result. head: {run, clean, usage, cpu_total_s}
 HOOKED = b"o"  # the functions of a HOOK are through. head: {run, clean, cpu_total_s}
 PROGRESS = b"p"  # body: the run, then JSON

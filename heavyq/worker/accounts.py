@@ -41,6 +41,7 @@ class Accounts:
         """
         if child.meter is not None and child.meter.run is not None:
             run.meter = child.meter.run
+            run.meter.sharing += 1
             return
         left = child.meter.held_bytes if child.meter else 0
         run.meter = RunMeter(run.number, monotonic_s(), limit_bytes, settings.memory_request, left_bytes=max(0, left))
@@ -60,10 +61,15 @@ class Accounts:
         if child.meter is None:  # it could not be measured and is killed for that
             crew.run_over(child, run.number, 0, clean=clean)
             return
-        if isinstance(child.state, Ready) and len(child.state.runs) > 1:  # what it holds now may be theirs
-            crew.run_over(child, run.number, 0, clean=clean)
+        if run.meter is not None:
+            run.meter.sharing -= 1
+            if not run.meter.sharing:
+                child.meter.run = None
+        if (
+            isinstance(child.state, Ready) and len(child.state.runs) > 1
+        ):  # whose it is, nobody can tell; that it is much
+            crew.run_over(child, run.number, child.meter.own_bytes(), clean=clean)
             return
-        child.meter.run = None
         name = run.job.fields.get(b"name", b"").decode("utf-8", "replace")[:200]
         own = child.meter.own_bytes()
         grown = own - child.meter.held_bytes

@@ -160,7 +160,10 @@ class Control:
             self._commands.send(Command(duty, planned))
 
     def _apply(self, run: Run, event: life.RunEvent) -> None:
-        run.state, actions = life.decide(run.state, event)
+        self._enter(run, event, *life.decide(run.state, event))
+
+    def _enter(self, run: Run, event: life.RunEvent, state: life.RunState, actions: tuple[life.Action, ...]) -> None:
+        run.state = state
         if self._tells_all:
             self._log.debug("run", **about(run), happened=type(event).__name__, now=type(run.state).__name__)
         self._perform(run, actions)
@@ -246,7 +249,15 @@ class Control:
                 elif still_s is not None and now_s - run.moved_s >= still_s:
                     self._apply(run, life.Condemned(hung(still_s)))
             elif isinstance(run.state, life.Stopping) and run.stop_by_s is not None and now_s >= run.stop_by_s:
-                self._kill_for(run, f"a job of it did not stop within {STOP_GRACE_S:g} s of being told")
+                self._stop_late(run)
+
+    def _stop_late(self, run: Run) -> None:
+        """A job did not stop when it was told; or the child has not even heard, for another job blocks its loop."""
+        if run.told:
+            self._kill_for(run, f"a job of it did not stop within {STOP_GRACE_S:g} s of being told")
+        elif run.child in self.crew.children:
+            why = f"it has not answered for {STOP_GRACE_S:g} s: a job blocks its event loop"
+            self.crew.kill(self.crew.children[run.child], why)
 
     def cancel_asked(self, token: str, reason: str) -> None:
         """Somebody has cancelled a job that we hold."""
@@ -268,12 +279,11 @@ class Control:
     # ---- settling
 
     def _settle(self, run: Run, settlement: life.Settlement) -> None:
-        self._notes.end(run, settlement)
-        self._learn(run, settlement)
-        if isinstance(settlement, life.Fail | life.RetryNow | life.RetryLater | life.Strike):
-            self._log_cause(run, settlement.failure)
+        """Write the outcome. First of all: whatever fails after it costs a line in a log."""
         self._seats.drop(run)
         self._claim_seat(run, claims=True)
+        if isinstance(settlement, life.HandBack) and settlement.limit_ms:
+            self._by_key[run.queue].sleep(settlement.limit_ms / 1000)  # now: other leases may be answered before it is
         settle = Command(self._settle_op(run, settlement), lambda reply: self._settled(run, settlement, reply))
         following = None if self.draining else self._leasing.behind(run, self.runs.values())
         if following is None:
@@ -281,6 +291,10 @@ class Control:
         else:
             self._claim_seat(run, claims=False)  # its seat is that lease's
             self._commands.send(settle, following)
+        self._notes.end(run, settlement)
+        self._learn(run, settlement)
+        if isinstance(settlement, life.Fail | life.RetryNow | life.RetryLater | life.Strike):
+            self._log_cause(run, settlement.failure)
 
     def _claim_seat(self, run: Run, *, claims: bool) -> None:
         """While a settle is unanswered its seat takes no lease but the one that was sent with it."""
@@ -322,9 +336,6 @@ class Control:
             case "lost":
                 self._log.error("the lease was lost: nothing was written", **about(run))
             case "settled":
-                if isinstance(settlement, life.HandBack) and settlement.limit_ms:
-                    served.asleep_until_s = monotonic_s() + settlement.limit_ms / 1000
-                    served.may_have_work = False
                 self._errands.follow(run, settlement)
         self._apply(run, life.Settled(lost=reply != "settled"))
 
@@ -373,11 +384,13 @@ class Control:
             self._errands.over(child, frame.head)
             self.changed = True
             return
-        number, value = wire.split_run(frame.body)
+        number, value = (frame.head["run"], b"") if frame.kind == wire.TOLD else wire.split_run(frame.body)
         run = self._run_in(child, number)
         if run is None:
             return
         match frame.kind:
+            case wire.TOLD:
+                run.told = True
             case wire.PROGRESS:
                 self._progressed(run, value)
             case wire.LOG:
@@ -392,7 +405,7 @@ class Control:
     def child_printed(self, child: ChildProcess, line: str) -> None:
         """A line of the child's stdout or stderr: to the worker's log, and to the job's if it can be no other's."""
         runs = [run for run in map(self.runs.get, _runs_of(child)) if run is not None]
-        if len(runs) != 1:
+        if len(runs) != 1 or self._errands.has_some_in(child):
             self._log.info(line, child=child.number)
             return
         self._log.info(line, **about(runs[0]))
@@ -401,6 +414,7 @@ class Control:
     def child_died(self, child: ChildProcess, death: Death) -> None:
         """A child is dead, reaped and drained."""
         lost = [run for run in self.runs.values() if run.child == child.number]
+        alone = len(lost) == 1 and not self._errands.has_some_in(child)
         for run in lost:
             used = Usage(
                 peak_rss_bytes=death.max_rss_bytes,
@@ -410,7 +424,7 @@ class Control:
             failure = self._accounts.cause(run, child, death)
             run.child = None
             usage = self._accounts.measured(run, used)
-            blame = _blame(child, run, len(lost))
+            blame = _blame(child, run, alone=alone)
             if blame == "one of many" and isinstance(run.state, life.Running):
                 run.rows.append(
                     f"heavyq: the child that this job shared with {len(lost) - 1} others died: {failure.detail}"
@@ -458,8 +472,9 @@ class Control:
         self._accounts.close(run, child, self.crew, clean=bool(head["clean"]))
         usage = self._accounts.measured(run, usage)
         event = self._report(run, child, frame, usage)
+        settled = life.decide(run.state, event)  # what a job tells of itself may be beyond us: then its child pays
         run.child = None  # from here on the child may have another run
-        self._apply(run, event)
+        self._enter(run, event, *settled)
         if self._seats.waiting or run.claims_seat:  # else there is nothing to give out until Redis answers
             self.changed = True
 
@@ -567,11 +582,11 @@ def _runs_of(child: ChildProcess) -> frozenset[int]:
     return child.state.runs if isinstance(child.state, child_life.Ready) else frozenset()
 
 
-def _blame(child: ChildProcess, run: Run, sharing: int) -> life.Blame:
-    """Tell whose fault a child's death is to this run, of the `sharing` that it had."""
-    if sharing == 1 or child.culprit == run.number:
-        return "its own"
-    return "one of many" if child.culprit is None else "another's"
+def _blame(child: ChildProcess, run: Run, *, alone: bool) -> life.Blame:
+    """Tell whose fault a child's death is to this run. alone: nothing else was in the child."""
+    if child.culprit is not None:
+        return "its own" if child.culprit == run.number else "another's"
+    return "its own" if alone else "one of many"
 
 
 def _text(raw: bytes | None) -> str | None:

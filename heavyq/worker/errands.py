@@ -123,6 +123,10 @@ class Errands:
         own = child.meter.own_bytes() if child.meter else 0
         self._crew.run_over(child, errand.number, own, clean=bool(head["clean"]))
 
+    def has_some_in(self, child: ChildProcess) -> bool:
+        """Tell whether one is in this child now."""
+        return any(one.child == child.number for one in self._all.values())
+
     def child_died(self, child: ChildProcess) -> None:
         """What it had is not repeated."""
         for errand in [one for one in self._all.values() if one.child == child.number]:

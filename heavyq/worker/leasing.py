@@ -171,11 +171,12 @@ class Leasing:
                 self._found_nothing(served, reply.next_due_ms)
             case LeaseRefused():
                 self._found_nothing(served, None)
-                served.asleep_until_s = monotonic_s() + reply.wait_ms / 1000 if reply.wait_ms else 0.0
+                if reply.wait_ms:
+                    served.sleep(reply.wait_ms / 1000)
             case HeavyqError():
                 self._log.error("redis refused a lease", queue=served.key.name, error=str(reply))
                 self._found_nothing(served, None)
-                served.asleep_until_s = monotonic_s() + _REFUSED_PAUSE_S
+                served.sleep(_REFUSED_PAUSE_S)
             case _:
                 assert_never(reply)
         self.changed = True

@@ -31,7 +31,7 @@ class RunMeter:
 
     limit_bytes: its memory_limit. request_bytes: what its queue asked for. left_bytes: of its charge, what earlier jobs
     of the child have left. excuse: why it is not looked at closely although it seems over its limit. peak_rss_bytes:
-    the tree's resident memory.
+    the tree's resident memory. sharing: how many runs that are not over are measured by it.
     """
 
     run: int
@@ -43,6 +43,7 @@ class RunMeter:
     peak_bytes: int = 0
     peak_rss_bytes: int = 0
     excuse: Reprieve | None = None
+    sharing: int = 1
     timeline: Timeline = field(default_factory=Timeline)
 
     def take(self, now_s: float, charge_bytes: int, rss_bytes: int) -> None:

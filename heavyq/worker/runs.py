@@ -52,8 +52,8 @@ class Run:
 
     number: ours. child: the one that has the job. alone: it may share a child with no other. claims_seat: its outcome
     has no answer yet, and its seat is not passed on. meter: what is measured of it, once it is in a child. stop_by_s:
-    when the child is killed if the job has not stopped, as it was told. until_s, moved_s: when its time is over; when
-    it last made progress.
+    when the child is killed if the job has not stopped, as it was told; told: the child has heard that. until_s,
+    moved_s: when its time is over; when it last made progress.
     """
 
     number: int
@@ -66,6 +66,7 @@ class Run:
     alone: bool = False
     claims_seat: bool = False
     stop_by_s: float | None = None
+    told: bool = False
     until_s: float | None = None
     moved_s: float = 0.0
     meter: RunMeter | None = None
@@ -260,8 +261,12 @@ def check_report(run: Run, frame: Frame) -> tuple[Usage, float]:
 def _check_failure(head: Mapping[str, Any]) -> None:
     if not (head["reason"] in REASONS and isinstance(head["detail"], str)):
         raise ProtocolError("a failure without a reason that we know")
-    if not isinstance(head.get("evidence"), dict | None):
+    evidence = head.get("evidence")
+    if not isinstance(evidence, dict | None):
         raise ProtocolError("a failure whose evidence is no object")
+    sizes = [value for name, value in (evidence or {}).items() if name.endswith("_bytes") and value is not None]
+    if not all(type(size) is int for size in sizes):
+        raise ProtocolError("a failure whose evidence has sizes that are no numbers")
     if not (head.get("retry_ms") is None or _is_delay(head["retry_ms"], least=-1)):
         raise ProtocolError("a failure whose retry_ms is no number")
 

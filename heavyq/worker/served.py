@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from heavyq.bullmq.keys import QueueKey
 from heavyq.bullmq.options import KEEP_ALL, Keep
 from heavyq.config import QueueSettings
+from heavyq.linux.clock import monotonic_s
 from heavyq.worker.crew import ChildKind
 from heavyq.worker.waiter import Waiter
 
@@ -71,10 +72,16 @@ class Served:
         While every seat is taken nobody waits for the queue's marker. Were it taken for empty all that time, a
         queue that never runs dry would keep it from being served at all.
         """
+        if now_s < self.asleep_until_s:
+            return False
         if self.may_have_work:
             return True
         unwatched = self.waiter is not None and not self.waiter.busy and not self.asleep_until_s
         return unwatched and now_s - self.empty_since_s >= _EMPTY_TRUST_S
+
+    def sleep(self, seconds: float) -> None:
+        """Take no job of it for so long: a rate limit was met."""
+        self.asleep_until_s = max(self.asleep_until_s, monotonic_s() + seconds)
 
     @property
     def request_bytes(self) -> int:
