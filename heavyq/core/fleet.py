@@ -165,3 +165,8 @@ def place(
         if child.idle:
             return RetireChild(child.child)
     return WaitForChild()
+
+
+def coming(kind: Hashable, children: Sequence[ChildView]) -> int:
+    """Return how many seats are on their way: in children of the kind that start, and in those that leave."""
+    return sum(c.seats for c in children if (c.starting and c.kind == kind) or c.leaving)

@@ -138,7 +138,10 @@ class Stopping:
 
 @dataclass(frozen=True, slots=True)
 class Settling:
+    """facts: of a job whose children may forbid the settlement: then they decide what follows."""
+
     settlement: Settlement
+    facts: JobFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,11 +343,11 @@ def _leased(state: Leased, event: RunEvent) -> tuple[RunState, tuple[Action, ...
 def _running(state: Running, event: RunEvent) -> tuple[RunState, tuple[Action, ...]]:
     match event:
         case Reported():
-            return _settle(Complete(event.result, event.usage))
+            return _settle(Complete(event.result, event.usage), state.facts)
         case Raised():
             return _settle(_after_report(state.facts, event))
         case Postponed():
-            return _settle(_postpone(event))
+            return _settle(_postpone(event), state.facts)
         case ChildLost():
             return _settle(_after_death(state.facts, event))
         case LeaseLost():
@@ -383,7 +386,7 @@ def _stopped(
         return Ended(lost=True), (Release(),)
     match event:
         case Reported():  # a result that arrived whole wins over every stop but a lost lease
-            return _settle(Complete(event.result, event.usage))
+            return _settle(Complete(event.result, event.usage), state.facts)
         case Raised():
             return _settle(_after_report(state.facts, event))
         case ChildLost() if state.failure is not None and event.failure.reason == "oom_killed":
@@ -391,7 +394,7 @@ def _stopped(
         case _ if state.failure is not None:
             return _settle(_after_failure(state.facts, state.failure, event.usage))
         case Postponed():
-            return _settle(_postpone(event))
+            return _settle(_postpone(event), state.facts)
         case Stopped() | ChildLost():
             return _settle(HandBack())
 
@@ -400,8 +403,8 @@ def _settling(state: Settling, event: RunEvent) -> tuple[RunState, tuple[Action,
     match event:
         case Settled():
             return Ended(lost=event.lost), (Release(),)
-        case Refused() if isinstance(state.settlement, Complete | WaitForChildren):
-            return _settle(Fail(event.failure, state.settlement.usage))
+        case Refused() if state.facts is not None and isinstance(state.settlement, Complete | WaitForChildren):
+            return _settle(_after_failure(state.facts, event.failure, state.settlement.usage))
         case LeaseLost() | StopAsked() | ChildLost() | Condemned():  # the script judges whose lease it is
             return state, ()
         case Assigned() | Reported() | Raised() | Postponed() | Stopped() | Refused():
@@ -496,8 +499,8 @@ def _after_memory_death(facts: JobFacts, failure: Failure, usage: Usage) -> Sett
             return Strike(failure, usage, max(least_ms, delay_ms), facts.strikes + 1)
 
 
-def _settle(settlement: Settlement) -> tuple[RunState, tuple[Action, ...]]:
-    return Settling(settlement), (Settle(settlement),)
+def _settle(settlement: Settlement, facts: JobFacts | None = None) -> tuple[RunState, tuple[Action, ...]]:
+    return Settling(settlement, facts), (Settle(settlement),)
 
 
 def _impossible(state: RunState, event: RunEvent) -> ProtocolError:

@@ -73,7 +73,7 @@ def prepare(place: Place, channel: Channel, head: Mapping[str, Any], parts: Mapp
         data = processor.payload_codec.decode(parts[b"data"])
     except PayloadError as error:
         return _failed("invalid_payload", str(error)[:DETAIL_MAX])
-    except Exception as error:  # noqa: BLE001 - a validator of the user's may raise anything
+    except BaseException as error:  # noqa: BLE001 - a validator of the user's may raise anything, SystemExit too
         why = f"the payload of queue {queue.name!r} cannot be read: {one_line(error)}"
         return Failed(Failure("invalid_payload", why, stack=trace_of(error)))
     try:
@@ -156,7 +156,7 @@ class Attempt:
             raw = self._processor.result_codec.encode(value)
         except ValueError as error:  # the codec's, in words
             return self._asked(Failure("invalid_result", str(error)[:DETAIL_MAX]))
-        except Exception as error:  # noqa: BLE001 - a serializer of the user's may raise anything
+        except BaseException as error:  # noqa: BLE001 - a serializer of the user's may raise anything, SystemExit too
             why = f"the result of queue {self._queue.name!r} cannot be written: {one_line(error)}"
             return self._asked(Failure("invalid_result", why))
         if len(raw) > self._max_result:
@@ -210,7 +210,7 @@ class Attempt:
             answer = strategy(made, backoff.type, error or JobError(failure.detail), job)
             never = not isinstance(answer, str | bool) and answer == NEVER
             return Failed(failure, retry_ms=NEVER if never else round(parse_duration(answer, bare_ok=True) * 1000))
-        except Exception as broken:  # noqa: BLE001 - the user's; not retried: at once would hammer what it spares
+        except BaseException as broken:  # noqa: BLE001 - the user's; not retried: at once would hammer what it spares
             why = f" (not retried: the backoff strategy failed: {what_was_raised(broken)[:500]})"
             return Failed(replace(failure, detail=failure.detail[: DETAIL_MAX - len(why)] + why), final=True)
 

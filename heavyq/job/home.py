@@ -40,8 +40,13 @@ class Home:
         procfs.reset_peak()
 
     def stays(self, scope: Scope) -> None:
-        """Be told that tasks of a job have not ended though it has."""
+        """Be told that tasks or threads of a job have not ended though it has."""
         self._stuck.append(scope)
+
+    @property
+    def has_stuck(self) -> bool:
+        """Something of a job that is over has not ended. Known at once, also while others run."""
+        return bool(self._stuck)
 
     def after_job(self, held_bytes: int, *, worn: bool = False) -> bool:
         """Drop garbage; tell whether nothing is left of what ran. Looks only: a result must not wait for the removal.
@@ -60,7 +65,7 @@ class Home:
         return processes and leftovers.empty(self.workdir) and not (self._stuck or self._worn)
 
     async def wait_for_tasks(self) -> None:
-        """Give the tasks that did not end another moment."""
+        """Give the tasks and threads that did not end another moment."""
         self._stuck = [scope for scope in self._stuck if not await scope.end(LEAVE_S)]
 
 

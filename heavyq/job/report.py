@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, assert_never
 
 from heavyq.core.outcome import Failure
+from heavyq.core.retry import DELAY_MAX_MS
 from heavyq.job import wire
 
 DETAIL_MAX: Final = 4096
@@ -53,7 +54,10 @@ Outcome = Returned | Failed | PutOff | Stopped
 
 
 def frame_of(outcome: Outcome, about: Mapping[str, Any]) -> tuple[bytes, dict[str, Any], bytes]:
-    """Return kind, head and body of the report. about: the run, what it used, whether it left nothing."""
+    """Return kind, head and body of the report. about: the run, what it used, whether it left nothing.
+
+    Delays are cut at DELAY_MAX_MS: what is longer the supervisor takes for a forgery.
+    """
     match outcome:
         case Returned():
             return wire.RESULT, {**about}, outcome.result
@@ -63,11 +67,12 @@ def frame_of(outcome: Outcome, about: Mapping[str, Any]) -> tuple[bytes, dict[st
                 "detail": failure.detail[:DETAIL_MAX],
                 "evidence": failure.evidence,
                 "final": outcome.final,
-                "retry_ms": outcome.retry_ms,
+                "retry_ms": None if outcome.retry_ms is None else min(outcome.retry_ms, DELAY_MAX_MS),
             }
             return wire.FAILURE, {**about, **head}, (failure.stack or "").encode("utf-8", "replace")
         case PutOff():
-            return wire.LATER, {**about, "what": outcome.what, "delay_ms": outcome.delay_ms}, b""
+            delay_ms = min(outcome.delay_ms, DELAY_MAX_MS)
+            return wire.LATER, {**about, "what": outcome.what, "delay_ms": delay_ms}, b""
         case Stopped():
             return wire.STOPPED, {**about}, b""
         case _:

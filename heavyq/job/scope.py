@@ -38,6 +38,7 @@ class Scope:
         self.context.run(_current.set, self)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closings: set[asyncio.Task[Any]] = set()
+        self._works: set[Future[Any]] = set()
         self._generators: weakref.WeakSet[AsyncGenerator[Any, Any]] = weakref.WeakSet()
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -47,25 +48,36 @@ class Scope:
     async def end(self, limit_s: float) -> bool:
         """Cancel what runs still, and close its generators; False if something has not ended in time.
 
-        May be called again, to wait for longer.
+        A thread cannot be ended: what has begun there is waited for. May be called again, to wait for longer.
         """
         loop = asyncio.get_running_loop()
         until_s = loop.time() + limit_s
         asked: set[asyncio.Task[Any]] = set()
+        left: set[asyncio.Future[Any]]
         while True:
             for task in self._tasks - asked:
                 task.cancel()  # once: who swallows it is known by staying
             asked |= self._tasks
             if not self._tasks:
                 self._close_generators()
-            left = self._tasks | self._closings
+            left = {*self._tasks, *self._closings}
+            if not left:
+                left = self._begun_works()
             if not left:
                 self.context.run(_current.set, None)  # they hold each other, and what the job has put in its context
                 return True
             # Not ended by what is raised: an error that nobody looks at is logged by asyncio itself.
             await asyncio.wait(left, timeout=max(0.0, until_s - loop.time()), return_when=asyncio.FIRST_COMPLETED)
-            if loop.time() >= until_s and (self._tasks or self._closings):
+            if loop.time() >= until_s and (self._tasks or self._closings or self._works):
                 return False
+
+    def _begun_works(self) -> set[asyncio.Future[Any]]:
+        """Cancel the threads' work that has not begun, for no task waits for it; return the rest of it."""
+        works = [work for work in tuple(self._works) if not work.cancel()]
+        left = {asyncio.wrap_future(work) for work in works}
+        for future in left:
+            future.add_done_callback(_look)
+        return left
 
     def _close_generators(self) -> None:
         for generator in tuple(self._generators):
@@ -78,6 +90,11 @@ class Scope:
         tasks = self._closings if closes else self._tasks
         tasks.add(task)
         task.add_done_callback(tasks.discard)
+
+    def add_work(self, work: Future[Any]) -> None:
+        """Take work in a thread for this job's."""
+        self._works.add(work)
+        work.add_done_callback(self._works.discard)
 
     def add_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
         """Take an async generator that has just begun for one of this job's."""
@@ -114,7 +131,7 @@ def watch_generators() -> None:
 
 
 class Threads(ThreadPoolExecutor):
-    """The loop's threads. What a job has done there is measured, and logs, as the job's."""
+    """The loop's threads. What a job has done there is measured, logs, and must end, as the job's."""
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run a function in a thread, in the caller's context."""
@@ -129,7 +146,9 @@ class Threads(ThreadPoolExecutor):
             finally:
                 scope.cpu_s += time.thread_time() - began_s
 
-        return super().submit(measured)
+        work = super().submit(measured)
+        scope.add_work(work)
+        return work
 
     @property
     def idents(self) -> frozenset[int | None]:
@@ -170,6 +189,12 @@ class _Measured(Coroutine[Any, Any, Any]):
 
 async def _close(generator: AsyncGenerator[Any, Any]) -> None:
     await generator.aclose()
+
+
+def _look(future: asyncio.Future[Any]) -> None:
+    """Look at what was raised, so that asyncio does not log it: who awaits the work has its own future of it."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _closes(work: Any) -> bool:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from heavyq.linux.frames import Frame
 
 _BEGINS: Final = (wire.JOB, wire.HOOK)
+_AGAIN_S: Final = 4.0  # a cancel can get lost (in `wait_for` of Python 3.11): once more, before the supervisor kills
 
 
 class _Run:
@@ -44,6 +45,10 @@ class _Run:
 
     def stop(self) -> None:
         self.stopped = True
+        self._cancel()
+        asyncio.get_running_loop().call_later(_AGAIN_S, self._cancel)
+
+    def _cancel(self) -> None:
         if self.task is not None:
             self.task.cancel()
 
@@ -84,10 +89,16 @@ class Tasks:
             self._end(error)
 
     def _take(self, frame: Frame) -> None:
+        if frame.kind == wire.STOP:  # answered at once: so it is known whether a job blocks the loop
+            self._channel.send(wire.TOLD, {"run": frame.head["run"]})
+        if self._restoring and frame.kind != wire.EXIT:  # what it would start must not be taken for left over
+            self._waiting.append(frame)
+        else:
+            self._do(frame)
+
+    def _do(self, frame: Frame) -> None:
         if frame.kind in _BEGINS:
-            if self._restoring:  # what it would start must not be taken for left over
-                self._waiting.append(frame)
-            elif not self._ending:
+            if not self._ending:
                 self._begin(frame)
         elif frame.kind == wire.STOP:
             run = self._runs.get(frame.head["run"])
@@ -117,7 +128,9 @@ class Tasks:
 
     def _driven(self, driver: asyncio.Task[None]) -> None:
         self._drivers.discard(driver)
-        if not driver.cancelled() and (error := driver.exception()) is not None:
+        if driver.cancelled():  # its job will not be reported: all end, run alone, and the one that did it is found
+            self._end(RuntimeError("a job has cancelled a task that is not its own"))
+        elif (error := driver.exception()) is not None:
             self._end(error)
 
     def _end_if_idle(self) -> None:
@@ -209,24 +222,33 @@ class Tasks:
             self._home.stays(scope)
 
     def _clean(self) -> bool:
-        """Tell whether nothing is left of what ran. While something runs nobody can tell, and it is asked later."""
+        """Tell whether nothing is left of what ran.
+
+        While something runs nobody can tell whose the processes and files are, and it is asked later.
+        """
         if self._active:
-            return True
+            return not self._home.has_stuck
         return self._home.after_job(procfs.peak_and_anon_bytes()[1])
 
     async def _after(self, *, clean: bool) -> None:
-        """Restore the child where that is needed, then go on with what has come meanwhile."""
+        """Restore the child where that is needed and nothing runs, then go on with what has come meanwhile."""
         if not self._active:
             setproctitle("heavyq child idle")
-        if not clean:
-            self._restoring = True
-            await self._home.wait_for_tasks()
-            self._channel.send(wire.READY, {"whole": self._home.restore()})
-            self._restoring = False
-            waiting, self._waiting = self._waiting, []
-            for frame in waiting:
-                self._take(frame)
+            if not clean:
+                await self._restore()
         self._end_if_idle()
+
+    async def _restore(self) -> None:
+        self._restoring = True
+        await self._home.wait_for_tasks()
+        removing = self._drivers - {asyncio.current_task()}  # files of jobs that are reported; two must not remove them
+        if removing:
+            await asyncio.wait(removing, timeout=LEAVE_S)  # not for ever: its threads may be stuck
+        self._channel.send(wire.READY, {"whole": self._home.restore()})
+        self._restoring = False
+        waiting, self._waiting = self._waiting, []
+        for frame in waiting:
+            self._do(frame)
 
     def _show(self, head: Mapping[str, Any]) -> None:
         what = head["id"] if len(self._runs) == 1 else f"{len(self._runs)} jobs"

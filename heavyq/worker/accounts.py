@@ -39,6 +39,8 @@ class Accounts:
 
         Jobs that share a child are measured together, from the first of them to the last: its memory is one.
         """
+        run.began_s = monotonic_s()
+        run.kills_before = child.group.oom_kills() if child.group is not None else 0
         if child.meter is not None and child.meter.run is not None:
             run.meter = child.meter.run
             run.meter.sharing += 1
@@ -115,7 +117,7 @@ class Accounts:
 
     def _kill_during(self, run: Run, child: ChildProcess) -> OomKill | None:
         if child.group is not None:
-            now = child.group.oom_kills()
-            own = OomKill(f"oom_kill of {child.group.path}", child.group_kills, now, own=True)
-            return own if now > child.group_kills else None
-        return self._rises.since(run.meter.began_s, monotonic_s()) if run.meter else None
+            now, alone = child.group.oom_kills(), child.seats == 1 or run.alone  # else it may have been another job's
+            kill = OomKill(f"oom_kill of {child.group.path}", run.kills_before, now, own=alone)
+            return kill if now > run.kills_before else None
+        return self._rises.since(run.began_s, monotonic_s())

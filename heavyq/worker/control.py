@@ -86,6 +86,7 @@ class Control:
         self.runs: dict[int, Run] = {}
         self._by_token: dict[str, Run] = {}
         self.draining = False
+        self._finding = 0  # jobs that were asked for, to tell the @on functions of them
         self.changed = True
         self._log = structlog.get_logger().bind(thread="control")
         self._tells_all = self._log.is_enabled_for(logging.DEBUG)
@@ -138,7 +139,7 @@ class Control:
         self._vouched.add(job.lease, served.lock_ms, asked_s)
         self._notes.begin(run)
         if isinstance(state, life.Leased):
-            self._seats.waiting.append(run)
+            self._seats.add(run)
         self._perform(run, actions)
 
     def _plan_next(self, job: LeasedJob) -> None:
@@ -279,12 +280,14 @@ class Control:
     # ---- settling
 
     def _settle(self, run: Run, settlement: life.Settlement) -> None:
-        """Write the outcome. First of all: whatever fails after it costs a line in a log."""
+        """Write the outcome. Words and lessons come after it: whatever fails there costs a line in a log."""
         self._seats.drop(run)
         self._claim_seat(run, claims=True)
         if isinstance(settlement, life.HandBack) and settlement.limit_ms:
             self._by_key[run.queue].sleep(settlement.limit_ms / 1000)  # now: other leases may be answered before it is
         settle = Command(self._settle_op(run, settlement), lambda reply: self._settled(run, settlement, reply))
+        if isinstance(settlement, life.Fail | life.RetryNow | life.RetryLater | life.Strike):
+            self._log_cause(run, settlement.failure)  # while the job's log is still ours
         following = None if self.draining else self._leasing.behind(run, self.runs.values())
         if following is None:
             self._commands.send(settle)
@@ -293,8 +296,6 @@ class Control:
             self._commands.send(settle, following)
         self._notes.end(run, settlement)
         self._learn(run, settlement)
-        if isinstance(settlement, life.Fail | life.RetryNow | life.RetryLater | life.Strike):
-            self._log_cause(run, settlement.failure)
 
     def _claim_seat(self, run: Run, *, claims: bool) -> None:
         """While a settle is unanswered its seat takes no lease but the one that was sent with it."""
@@ -360,9 +361,11 @@ class Control:
         self.changed = True
         if "stalled" in served.traits.hooks:
             for job_id in job_ids:
+                self._finding += 1
                 self._commands.send(Command(find(key, job_id), partial(self._stalled, key)))
 
     def _stalled(self, key: QueueKey, record: JobRecord | HeavyqError | None) -> None:
+        self._finding -= 1
         if isinstance(record, JobRecord):
             self._errands.stalled(key, record)
             self.changed = True
@@ -516,19 +519,22 @@ class Control:
         """Lease nothing more; children without a job go."""
         self.draining = True
         self._leasing.stop()
-        for guest in tuple(self._seats.waiting):
+        for guest in self._seats.waiting:
             if isinstance(guest, Run):
                 self._apply(guest, life.StopAsked())
         self._retire_idle()
 
     def _retire_idle(self) -> None:
         self._errands.drop_hopeless()
-        if self._errands.waiting:  # for one of these children
-            return
+        if self._errands.waiting or any(self._has_errand_to_come(run) for run in self.runs.values()):
+            return  # one of these children will be needed for it
         for child in tuple(self.crew.children.values()):
             idle = isinstance(child.state, child_life.Ready) and not child.state.runs
             if idle or isinstance(child.state, child_life.Starting):
                 self.crew.apply(child, child_life.RetireAsked("the worker ends"))
+
+    def _has_errand_to_come(self, run: Run) -> bool:
+        return isinstance(run.state, life.Settling) and bool(self._by_key[run.queue].traits.hooks)
 
     def hand_back_all(self) -> None:
         """Stop what runs, and give it back."""
@@ -547,7 +553,13 @@ class Control:
     @property
     def over(self) -> bool:
         """True when nothing is held, asked for, or left to be told to Redis."""
-        return not self.runs and not self._leasing.unanswered and self._errands.idle and self._commands.idle
+        return (
+            not self.runs
+            and not self._leasing.unanswered
+            and self._errands.idle
+            and not self._finding
+            and self._commands.idle
+        )
 
     @property
     def nothing_left_to_do(self) -> bool:

@@ -6,6 +6,7 @@ not repeated, and a worker that ends drops those for which it has no child any m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
@@ -16,6 +17,7 @@ from heavyq.bullmq.job_hash import RETURNVALUE, JobRecord
 from heavyq.bullmq.keys import QueueKey
 from heavyq.core import run as life
 from heavyq.core.child import Ready
+from heavyq.errors import ProtocolError
 from heavyq.job import wire
 from heavyq.linux.clock import epoch_ms, monotonic_s
 from heavyq.linux.frames import pack_parts
@@ -28,9 +30,10 @@ from heavyq.worker.served import Served
 ERRAND_LIMIT_S = 30.0
 SHARED_GRACE_S = 10.0  # a child with other jobs ends the function itself when its time is over
 WAITING_MAX = 1_000
+BYTES_MAX = 64 * 2**20  # each holds its job's payload and result
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Errand:
     """One event of one job, on its way to the functions that want it.
 
@@ -50,6 +53,10 @@ class Errand:
     @property
     def alone(self) -> bool:
         return False
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(len(value) for value in self.fields.values())
 
     def frame(self) -> list[bytes]:
         """Return what the child is sent."""
@@ -98,11 +105,12 @@ class Errands:
 
     def _add(self, queue: QueueKey, job_id: str, event: str, made: int, fields: Mapping[bytes, bytes]) -> None:
         errand = Errand(next(self._numbers), queue, job_id, event, made, fields)
-        if len(self._all) >= WAITING_MAX:
+        held_bytes = sum(one.size_bytes for one in self._all.values()) if self._all else 0
+        if len(self._all) >= WAITING_MAX or held_bytes + errand.size_bytes > BYTES_MAX:
             self._log.warning("an @on function is not called", **_about(errand), why="too many wait")
             return
         self._all[errand.number] = errand
-        self._seats.waiting.append(errand)
+        self._seats.add(errand)
 
     # ---- in a child
 
@@ -118,10 +126,13 @@ class Errands:
         errand = self._all.get(head["run"])
         if errand is None or errand.child != child.number:
             return
+        cpu_total_s, clean = float(head["cpu_total_s"]), bool(head["clean"])
+        if not math.isfinite(cpu_total_s):
+            raise ProtocolError("a report whose usage is no number")
         del self._all[errand.number]
-        child.cpu_told_s = float(head["cpu_total_s"])
+        child.cpu_told_s = cpu_total_s
         own = child.meter.own_bytes() if child.meter else 0
-        self._crew.run_over(child, errand.number, own, clean=bool(head["clean"]))
+        self._crew.run_over(child, errand.number, own, clean=clean)
 
     def has_some_in(self, child: ChildProcess) -> bool:
         """Tell whether one is in this child now."""

@@ -46,12 +46,13 @@ _LAST_LINES = 20
 _PROGRESS_SHOWN_MAX = 4096
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Run:
     """One lease's life.
 
     number: ours. child: the one that has the job. alone: it may share a child with no other. claims_seat: its outcome
-    has no answer yet, and its seat is not passed on. meter: what is measured of it, once it is in a child. stop_by_s:
+    has no answer yet, and its seat is not passed on. meter: what is measured of it, once it is in a child. began_s,
+    kills_before: when that was, and how many kernel kills its child's group had seen by then. stop_by_s:
     when the child is killed if the job has not stopped, as it was told; told: the child has heard that. until_s,
     moved_s: when its time is over; when it last made progress.
     """
@@ -70,6 +71,8 @@ class Run:
     until_s: float | None = None
     moved_s: float = 0.0
     meter: RunMeter | None = None
+    began_s: float = 0.0
+    kills_before: int = 0
     progress: bytes | None = None
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=_LAST_LINES))
     rows: deque[str] = field(default_factory=deque)

@@ -6,13 +6,14 @@ before each lease, and is told which child takes whom. Runs on the loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Protocol, assert_never
 
 from heavyq.bullmq.keys import QueueKey
 from heavyq.core import child as life
 from heavyq.core import fleet
-from heavyq.worker.crew import Crew
+from heavyq.worker.crew import ChildKind, Crew
 from heavyq.worker.process import ChildProcess
 from heavyq.worker.served import Served
 
@@ -38,24 +39,32 @@ class Seats:
         self._by_key = {one.key: one for one in served}
         self._of_one = {one.kind: one.kind.seats for one in served}
         self._mixed = len(self._of_one) > 1 and max(self._of_one.values()) > 1
-        self.waiting: list[Guest] = []
+        self._waiting: dict[int, Guest] = {}
+        self._claimed: Counter[ChildKind] = Counter()  # seats that the waiting ones claim
+
+    @property
+    def waiting(self) -> tuple[Guest, ...]:
+        """What waits for a child, in order."""
+        return tuple(self._waiting.values())
+
+    def add(self, guest: Guest) -> None:
+        """It waits for a child."""
+        self._waiting[guest.number] = guest
+        self._claimed[self._kind(guest)] += self._claim(guest)
 
     def drop(self, guest: Guest) -> None:
-        """It needs no seat any more."""
-        if guest in self.waiting:
-            self.waiting.remove(guest)
+        """It needs no seat any more, or has one."""
+        if self._waiting.pop(guest.number, None) is not None:
+            self._claimed[self._kind(guest)] -= self._claim(guest)
 
     # ---- leases
 
     def look(self) -> Look:
         """Return what stands now, to ask several things of it."""
         views = self._views()
-        claims: dict[object, int] = {}
+        claims = self._claimed.copy()
         for one in self._served:
-            claims[one.kind] = claims.get(one.kind, 0) + one.asked + one.settling
-        for guest in self.waiting:
-            kind = self._by_key[guest.queue].kind
-            claims[kind] += kind.seats if guest.alone else 1
+            claims[one.kind] += one.asked + one.settling
         return Look(
             fleet.count_kinds(views, self._of_one, claims),
             concurrency=self._concurrency,
@@ -68,34 +77,42 @@ class Seats:
 
     def place_all(self, take: Callable[[Guest, ChildProcess], None]) -> None:
         """Give what waits to children; ask for children where there is none yet."""
-        ahead: list[Guest] = []
-        for guest in tuple(self.waiting):
-            child = self._place(guest, ahead)
-            if child is None:
-                ahead.append(guest)
-            else:
-                self.waiting.remove(guest)
-                take(guest, child)
+        views, ahead, full = self._views(), Counter[ChildKind](), set[ChildKind]()
+        for guest in self.waiting:
+            kind = self._kind(guest)
+            if kind in full:
+                continue
+            placement = self._place(guest, views, ahead[kind])
+            match placement:
+                case fleet.UseChild(number):
+                    self.drop(guest)
+                    take(guest, self._crew.children[number])
+                    views = self._views()
+                    continue
+                case fleet.MakeChild():
+                    if self._crew.may_make:
+                        self._crew.make(kind)
+                        views = self._views()
+                case fleet.RetireChild(number):
+                    self._crew.apply(self._crew.children[number], life.RetireAsked("another queue needs its seat"))
+                    views = self._views()
+                case fleet.WaitForChild() if ahead[kind] >= fleet.coming(kind, views):
+                    full.add(kind)  # who comes after it gets the same answer
+                case fleet.WaitForChild():
+                    pass
+                case _:
+                    assert_never(placement)
+            ahead[kind] += 1
 
-    def _place(self, guest: Guest, ahead: Iterable[Guest]) -> ChildProcess | None:
-        kind = self._by_key[guest.queue].kind
-        waiting_ahead = sum(self._by_key[other.queue].kind == kind for other in ahead)
-        placement = fleet.place(
-            kind, self._views(), concurrency=self._concurrency, waiting_ahead=waiting_ahead, alone=guest.alone
-        )
-        match placement:
-            case fleet.UseChild(number):
-                return self._crew.children[number]
-            case fleet.MakeChild():
-                if self._crew.may_make:
-                    self._crew.make(kind)
-            case fleet.RetireChild(number):
-                self._crew.apply(self._crew.children[number], life.RetireAsked("another queue needs its seat"))
-            case fleet.WaitForChild():
-                pass
-            case _:
-                assert_never(placement)
-        return None
+    def _place(self, guest: Guest, views: Sequence[fleet.ChildView], ahead: int) -> fleet.Placement:
+        kind = self._kind(guest)
+        return fleet.place(kind, views, concurrency=self._concurrency, waiting_ahead=ahead, alone=guest.alone)
+
+    def _kind(self, guest: Guest) -> ChildKind:
+        return self._by_key[guest.queue].kind
+
+    def _claim(self, guest: Guest) -> int:
+        return self._kind(guest).seats if guest.alone else 1
 
     def _views(self) -> list[fleet.ChildView]:
         return [_view(child) for child in self._crew.children.values()]

@@ -552,6 +552,7 @@ def test_jobs_that_somebody_else_added_wrongly_fail_alone_and_say_why(
 # ---- children that cannot start
 
 
+@pytest.mark.long
 def test_hook_that_raises_in_every_child_ends_the_worker_and_the_job_is_given_back(
     run_worker: Callable[..., Worker], shell: Shell
 ) -> None:
@@ -566,6 +567,7 @@ def test_hook_that_raises_in_every_child_ends_the_worker_and_the_job_is_given_ba
     given_back(shell)
 
 
+@pytest.mark.long
 def test_fork_that_fails_is_tried_again_and_then_ends_the_worker(
     run_worker: Callable[..., Worker], shell: Shell
 ) -> None:

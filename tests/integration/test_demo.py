@@ -218,6 +218,7 @@ def test_interrupted_demo_leaves_no_process_no_file_and_hands_back(
     assert [(job["state"], job["attempts_made"]) for job in json.loads(jobs.out)] == [("waiting", 0)] * 2
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("processors")
 def test_killed_demo_leaves_no_worker(running_demo: Callable[[], subprocess.Popen[str]]) -> None:
     process = running_demo()

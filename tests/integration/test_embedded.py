@@ -142,6 +142,7 @@ def test_users_that_were_sigkilled_have_left(root: Path, user: Callable[..., Use
     expect_all_gone(root)
 
 
+@pytest.mark.long
 def test_nothing_is_lost_between_users_that_come_as_others_leave(root: Path, user: Callable[..., User]) -> None:
     for n in range(1, 13):
         each = user()

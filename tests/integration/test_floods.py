@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from heavyq.store.client import Client
     from tests.support.worker import Worker
 
-pytestmark = pytest.mark.timeout(110)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(110)]
 
 APP = """
     import os

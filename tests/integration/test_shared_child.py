@@ -6,6 +6,8 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+import pytest
+
 from heavyq.bullmq.keys import QueueKey
 from tests.support.eventually import eventually
 from tests.support.jobs import Jobs, lines
@@ -120,6 +122,7 @@ def test_of_the_jobs_whose_child_crashed_only_the_guilty_one_fails(
     assert len(begun(worker.folder)[guilty]) == 2, "once beside others, once alone"
 
 
+@pytest.mark.long
 def test_job_that_does_not_stop_when_told_costs_the_child_but_no_neighbour_an_attempt(
     run_worker: Callable[..., Worker], jobs: Jobs
 ) -> None:

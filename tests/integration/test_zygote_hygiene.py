@@ -158,6 +158,7 @@ def test_two_threads_of_scikit_learn_in_module_level_code_are_caught_and_named(
     assert procs.children(home.zygote.pid) == []
 
 
+@pytest.mark.long
 def test_what_the_canary_catches_does_hang_a_child(nest: Callable[..., Nest]) -> None:
     """The other side: without the canary the first job of every child would stand still."""
     child = nest(KMEANS + AT_IMPORT).child().ready()
@@ -166,6 +167,7 @@ def test_what_the_canary_catches_does_hang_a_child(nest: Callable[..., Nest]) ->
     os.kill(child.pid, signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_a_spawned_child_computes_what_hangs_a_forked_one(nest: Callable[..., Nest]) -> None:
     child = nest(KMEANS + AT_IMPORT, bare=True).child().ready()
     assert child.returned("fit") > 0
@@ -208,6 +210,7 @@ def test_the_canary_imports_nothing_into_the_zygote(nest: Callable[..., Nest]) -
     assert home.child().ready().returned("loaded") is False
 
 
+@pytest.mark.long
 def test_an_import_that_hangs_the_canary_is_told_as_an_import_with_its_own_limit(nest: Callable[..., Nest]) -> None:
     """Not as a pool of threads: no trial had begun."""
     home = nest(

@@ -59,6 +59,8 @@ def node(request: pytest.FixtureRequest, valkey: Valkey, tmp_path_factory: pytes
     needs_node()
     with Node(request.param, valkey.url, tmp_path_factory.mktemp("node") / "stderr.log") as process:
         note_version(request.config, request.param, process.version)
+        with valkey.redis() as server:
+            note_version(request.config, "Valkey", server.info("server")["valkey_version"])
         yield process
 
 

@@ -21,6 +21,8 @@ from pydantic import TypeAdapter
 import heavyq
 from heavyq import Flow, Queue
 from heavyq.bullmq.ops.counts import counts
+from tests.interop.conftest import note_version
+from tests.interop.node import HERE
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
@@ -115,8 +117,10 @@ class Screen(Board):
 
 
 @pytest.fixture
-def board(bull: NodeQueue) -> Iterator[Board]:
+def board(request: pytest.FixtureRequest, bull: NodeQueue) -> Iterator[Board]:
     started = Board(bull)
+    package = json.loads((HERE / "node_modules/@bull-board/api/package.json").read_text())
+    note_version(request.config, "Bull Board", package["version"])
     yield started
     bull("boardClose")
 

@@ -226,11 +226,14 @@ def test_cancelled_job_is_not_retried():
     assert settle.settlement == life.Fail(gone, USAGE)
 
 
-def test_outcome_that_the_children_forbid_becomes_a_failure():
-    why = Failure("child_failed", "a child failed")
-    state, _ = life.decide(begin_running(), life.Reported(b"1", USAGE))
+@pytest.mark.parametrize(
+    ("why", "kind"), [(Failure("child_failed", "a child failed"), life.Fail), (BOOM, life.RetryNow)]
+)
+@pytest.mark.parametrize("event", [life.Reported(b"1", USAGE), life.Postponed("children", 0, USAGE)])
+def test_outcome_that_the_children_forbid_becomes_a_failure_with_its_attempts(event, why, kind):
+    state, _ = life.decide(begin_running(attempts=2), event)
     state, (settle,) = life.decide(state, life.Refused(why))
-    assert settle.settlement == life.Fail(why, USAGE)
+    assert settle.settlement == kind(why, USAGE)
     assert life.decide(state, life.Settled(lost=False))[0] == life.Ended(lost=False)
 
 
