@@ -218,17 +218,19 @@ def _ready(state: Ready, event: ChildEvent, now_s: float, limits: ChildLimits) -
 
 def _one_over(state: Ready, event: RunOver, now_s: float, limits: ChildLimits) -> Decision:
     """One job is over; a child that has worn out, and has others, keeps them to their end."""
+    others = state.runs - {event.run}
     done = replace(
         state,
-        runs=state.runs - {event.run},
+        runs=others,
         alone=False,
-        clean=event.clean and (state.clean or state.runs == {event.run}),  # the last one's word counts
+        clean=event.clean and (state.clean or not others),  # the last one's word counts
         jobs_done=state.jobs_done + 1,
         over_s=now_s,
     )
     if done.worn is None:
         why, leaked = _worn_out(done, event.grown_bytes, now_s, limits)
-        done = replace(done, worn=why, leaked=leaked)
+        if why is not None:
+            done = replace(done, worn=why, leaked=leaked)
     if done.worn is None or done.runs:
         return done, ()
     return _retire(done.worn, now_s, leaked=done.leaked)

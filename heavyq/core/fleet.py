@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class QueueView:
+class QueueView(NamedTuple):
     """One queue as the fleet sees it.
 
     limit: how many of its jobs may be held here at once. held: runs and unanswered leases. may_have_work: a
@@ -24,8 +23,7 @@ class QueueView:
     may_have_work: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ChildView:
+class ChildView(NamedTuple):
     """One child as the fleet sees it.
 
     seats: how many jobs it can have at once. runs: how many it has. free: how many may be sent to it now. starting: not
@@ -71,8 +69,7 @@ class WaitForChild:
 Placement = UseChild | RetireChild | MakeChild | WaitForChild
 
 
-@dataclass(frozen=True, slots=True)
-class KindView:
+class KindView(NamedTuple):
     """The children of one kind, together.
 
     seats: of one child. busy: children that have a job. open: free seats in them. idle: children, born or on their way,
@@ -92,18 +89,17 @@ class KindView:
 
 def count_kinds(children: Sequence[ChildView], seats: Mapping[Any, int], claims: Mapping[Any, int]) -> Kinds:
     """Return what stands of each kind. seats: of one child, for every kind. claims: see KindView."""
-    found: dict[Hashable, KindView] = {}
-    for kind, of_one in seats.items():
-        mine = [child for child in children if child.kind == kind]
-        busy = [child for child in mine if child.runs]
-        found[kind] = KindView(
-            seats=of_one,
-            busy=len(busy),
-            open=sum(child.free for child in busy),
-            idle=sum(child.idle or child.starting for child in mine),
-            claims=claims.get(kind, 0),
-        )
-    return found
+    stands = {kind: [0, 0, 0] for kind in seats}  # busy, open, idle
+    for child in children:
+        here = stands.get(child.kind)
+        if here is None:
+            continue
+        if child.runs:
+            here[0] += 1
+            here[1] += child.free
+        elif child.free or child.starting:
+            here[2] += 1
+    return {kind: KindView(seats[kind], *counted, claims.get(kind, 0)) for kind, counted in stands.items()}
 
 
 Kinds = Mapping[Hashable, KindView]

@@ -46,10 +46,10 @@ class JobEvent:
         payload = queue.payload_codec if processor is None else processor.payload_codec
         result = queue.result_codec if processor is None else processor.result_codec
         data = value = None
-        with contextlib.suppress(Exception):  # a validator of the user's may raise anything
+        with contextlib.suppress(BaseException):  # a validator of the user's may raise anything, SystemExit too
             data = payload.decode(parts[b"data"])
         if head["event"] == "completed":
-            with contextlib.suppress(Exception):  # as above
+            with contextlib.suppress(BaseException):  # as above
                 value = result.decode(parts[RETURNVALUE] or b"null")
         return cls(
             name=head["event"],

@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +47,7 @@ _FROZEN_MAX_S = 10.0  # the kernel did not let the watch read it
 _CLOSED_TICKS = 3  # a process that dies closes its files a while before its pidfd tells of it
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ChildKind:
     """The child options of a queue. Children of equal kind serve any queue that needs it.
 
@@ -60,6 +60,15 @@ class ChildKind:
     start_method: Literal["fork", "spawn"] = "fork"
     seats: int = 1
     queue: QueueKey | None = None
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Asked dozens of times for each job."""
+        limits = self.limits
+        return hash((self.nice, self.oom_score_adj, limits, self.start_method, self.seats, self.queue))
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,12 +66,15 @@ class Leasing:
         """Lease for what is free; where nothing can be had, wait for it. runs: all that there are."""
         while (served := self._next_queue(runs)) is not None:
             self._commands.send(self._command(served))
-        look = self._seats.look()
-        fitting = [one for one in self._served if look.fits(one)]
-        for one in fitting:
-            self._arm(one)
-        nothing_else = not self.unanswered and not self._seats.waiting
-        self.wants_room = bool(fitting) and nothing_else and self._admission.wants_room
+        wants_room = self._admission.wants_room and not self.unanswered and not self._seats.waiting
+        to_arm = [one for one in self._served if self._may_arm(one)]
+        self.wants_room = False
+        if to_arm or wants_room:
+            look = self._seats.look()
+            for one in to_arm:
+                if look.fits(one):
+                    self._arm(one)
+            self.wants_room = wants_room and any(look.fits(one) for one in self._served)
 
     def behind(self, run: Run, runs: Collection[Run]) -> Command | None:
         """Return the lease that goes with a settlement in one round trip, for the seat that falls free with it."""
@@ -96,8 +99,10 @@ class Leasing:
         now_s = monotonic_s()
         if (unsure := self._admission.look(runs, now_s)) is not None:
             self._ask_for_work(unsure, now_s)
-        look = self._seats.look()
         due = [s.has_room and s.held < s.limit and s.worth_asking(now_s) for s in self._served]
+        if not any(due):
+            return None
+        look = self._seats.look()
         starved = any(
             self._starves(s, now_s) for s, is_due in zip(self._served, due, strict=True) if is_due and look.waits(s)
         )
@@ -189,14 +194,19 @@ class Leasing:
 
     # ---- waiting for work
 
-    def _arm(self, served: Served) -> None:
+    @staticmethod
+    def _may_arm(served: Served) -> bool:
         waiter = served.waiter
-        if waiter is None or waiter.busy or served.may_have_work or served.held >= served.limit or not served.has_room:
-            return
+        if waiter is None or waiter.busy or served.may_have_work:
+            return False
+        return served.held < served.limit and served.has_room
+
+    def _arm(self, served: Served) -> None:
+        assert served.waiter is not None
         timeout_s = _BLOCK_S
         if served.due_ms is not None:
             timeout_s = min(_BLOCK_MAX_S, max(0.001, (served.due_ms - epoch_ms()) / 1000))
-        waiter.arm(timeout_s)
+        served.waiter.arm(timeout_s)
 
     def woken(self, key: QueueKey, popped: bool) -> None:
         """A waiter came back: with the queue's marker, or because its time was over."""

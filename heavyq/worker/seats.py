@@ -77,25 +77,29 @@ class Seats:
 
     def place_all(self, take: Callable[[Guest, ChildProcess], None]) -> None:
         """Give what waits to children; ask for children where there is none yet."""
-        views, ahead, full = self._views(), Counter[ChildKind](), set[ChildKind]()
+        if not self._waiting:
+            return
+        views: list[fleet.ChildView] = []  # as long as nothing was done to the children
+        ahead, full = Counter[ChildKind](), set[ChildKind]()
         for guest in self.waiting:
             kind = self._kind(guest)
             if kind in full:
                 continue
+            views = views or self._views()
             placement = self._place(guest, views, ahead[kind])
             match placement:
                 case fleet.UseChild(number):
                     self.drop(guest)
                     take(guest, self._crew.children[number])
-                    views = self._views()
+                    views = []
                     continue
                 case fleet.MakeChild():
                     if self._crew.may_make:
                         self._crew.make(kind)
-                        views = self._views()
+                        views = []
                 case fleet.RetireChild(number):
                     self._crew.apply(self._crew.children[number], life.RetireAsked("another queue needs its seat"))
-                    views = self._views()
+                    views = []
                 case fleet.WaitForChild() if ahead[kind] >= fleet.coming(kind, views):
                     full.add(kind)  # who comes after it gets the same answer
                 case fleet.WaitForChild():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from heavyq.core.retry import DELAY_MAX_MS
 from heavyq.job import wire
 from tests.support import procs
 from tests.support.child import Child
@@ -17,10 +18,42 @@ if TYPE_CHECKING:
 
 SHOP = """
     import asyncio, contextlib, logging, os, signal, subprocess, sys, time
-    from heavyq import Queue, around_job, child_start, child_stop
+    import threading
+    from typing import Annotated
+    import pydantic
+    from heavyq import Queue, Snooze, around_job, child_start, child_stop
+    from heavyq.job import tasks
+
+    tasks._AGAIN_S = 0.2
+
+    def check(value):
+        if value in RAISED:
+            raise RAISED[value]
+        return value
+
+    RAISED = {"exit": SystemExit(3), "cancel": asyncio.CancelledError()}
+
+    class Payload(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(extra="allow")
+        odd: Annotated[str, pydantic.AfterValidator(check)] = ""
+
+    class Result(pydantic.BaseModel):
+        odd: Annotated[str, pydantic.AfterValidator(check)]
 
     q = Queue("q")
+    odd_q = Queue("odd", payload=Payload, result=Result)
     gates = {}
+    thread_gate = threading.Event()
+
+    @odd_q.processor
+    async def odd_job(job):
+        if "strategy" in job.data.model_extra:
+            raise ValueError(job.data.strategy)
+        return {"odd": job.data.result}
+
+    @odd_q.backoff_strategy
+    def odd_strategy(attempts_made, kind, error, job):
+        return check(str(error)) and 1.0
     background = []
 
     @child_start
@@ -150,6 +183,34 @@ SHOP = """
         asyncio.create_task(stays())
         await asyncio.sleep(0)
 
+    @q.processor("deaf once")
+    async def deaf_once(job):
+        job.log("waits")
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    @q.processor("in threads")
+    async def in_threads(job):
+        def stays():
+            job.log("waits")
+            thread_gate.wait(30)
+        await asyncio.gather(*(asyncio.to_thread(stays) for _ in range(40)))
+
+    @q.processor("open threads")
+    async def open_threads(job):
+        thread_gate.set()
+
+    @q.processor("cancel drivers")
+    async def cancel_drivers(job):
+        for task in asyncio.all_tasks():
+            if "Tasks._job" in repr(task):
+                task.cancel()
+
+    @q.processor("snooze")
+    async def snooze(job):
+        raise Snooze("400d")
+
     @q.processor("logs")
     async def logs(job):
         def below():
@@ -275,6 +336,44 @@ def test_job_that_is_over_has_no_api_any_more(child, run):
     assert not [f for f in child.frames if f.kind == wire.LOG and wire.split_run(f.body)[1] == b"too late"]
 
 
+# ---- jobs that would harm their neighbours
+
+
+@pytest.mark.parametrize("what", ["exit", "cancel"])
+@pytest.mark.parametrize(("where", "reason"), [("odd", "invalid_payload"), ("result", "invalid_result")])
+def test_whatever_a_validator_raises_is_the_jobs_failure(child, run, what, where, reason):
+    child.job(10_090 + run, "wait", {"gate": run})
+    child.job(run, "x", {where: what}, queue="odd")
+    head = child.ended(run).head
+    assert head["reason"] == reason
+    assert head["detail"].split(": ")[1].startswith({"exit": "SystemExit", "cancel": "CancelledError"}[what])
+    child.job(run + 50_000, "open", {"gate": run})
+    child.result(10_090 + run)
+
+
+@pytest.mark.parametrize("what", ["exit", "cancel"])
+def test_whatever_a_strategy_raises_makes_the_failure_final(child, run, what):
+    opts = b'{"attempts": 3, "backoff": {"type": "mine", "delay": 1}}'
+    child.job(run, "x", {"strategy": what}, queue="odd", fields={b"opts": opts})
+    frame = child.ended(run)
+    assert (frame.head["reason"], frame.head["final"]) == ("exception", True)
+    assert "the backoff strategy failed" in frame.head["detail"]
+
+
+def test_snooze_of_more_than_a_year_is_cut(child, run):
+    child.job(run, "snooze")
+    assert child.ended(run).head["delay_ms"] == DELAY_MAX_MS
+
+
+def test_child_whose_driver_is_cancelled_ends(tmp_path):
+    with Child(tmp_path, SHOP, seats=2) as child:
+        child.job(1, "wait", {"gate": 1})
+        child.logged(1, "waits")
+        child.job(2, "cancel drivers")
+        assert child.wait() == 1
+        assert "a job has cancelled a task that is not its own" in child.log
+
+
 # ---- stopping
 
 
@@ -311,8 +410,24 @@ def test_stop_of_a_job_that_has_ended_is_nothing(child, run):
     child.job(run, "within")
     child.result(run)
     child.stop(run)
+    child.told(run)
     child.job(run + 50_000, "within")
     child.result(run + 50_000)
+
+
+def test_stop_is_answered_before_the_job_ends(child, run):
+    child.job(run, "wait", {"gate": run})
+    child.logged(run, "waits")
+    child.stop(run)
+    assert child.ended(run).kind == wire.STOPPED
+    assert [said for said in child.order if said[1] == run] == [(wire.TOLD, run), (wire.STOPPED, run)]
+
+
+def test_stop_that_the_job_has_swallowed_comes_once_more(child, run):
+    child.job(run, "deaf once")
+    child.logged(run, "waits")
+    child.stop(run)
+    assert child.ended(run).kind == wire.STOPPED
 
 
 # ---- records
@@ -342,6 +457,23 @@ def test_child_is_looked_at_when_nothing_runs_and_restored(child, run):
     assert list(child.workdir.iterdir()) == []
 
 
+def test_thread_that_stays_is_told_at_once_and_the_child_restored_when_nothing_runs(tmp_path):
+    with Child(tmp_path, SHOP, seats=4) as child:
+        child.job(1, "wait", {"gate": 1})
+        child.logged(1, "waits")
+        child.job(2, "in threads")
+        child.logged(2, "waits")
+        child.stop(2)
+        stopped = child.ended(2)
+        assert (stopped.kind, stopped.head["clean"]) == (wire.STOPPED, False)
+        child.job(3, "open threads")  # was on its way
+        child.job(4, "open", {"gate": 1})
+        for n in (1, 3, 4):
+            assert child.ended(n).head["clean"] is False  # the READY is owed until it is sent
+        assert wire.READY not in [frame.kind for frame in child.frames[:-1]]
+        assert child.expect(wire.READY).head["whole"] is True
+
+
 def test_files_of_a_job_go_while_others_run(child, run):
     child.job(10_080, "wait", {"gate": run})
     child.job(run, "leave file")
@@ -366,9 +498,15 @@ def test_child_with_a_task_that_cannot_be_cancelled_is_not_whole(tmp_path):
         child.job(1, "stubborn child task")
         assert child.ended(1).head["clean"] is False
         child.job(2, "within")  # waits until the child is restored
+        child.job(3, "wait", {"gate": 1})
+        child.stop(3)
+        child.told(3)
         assert child.expect(wire.READY).head["whole"] is False
         child.result(2)
-        assert [said for said in child.order if said[0] != wire.LOG][-2:] == [(wire.READY, None), (wire.RESULT, 2)]
+        assert child.ended(3).kind == wire.STOPPED
+        order = [said for said in child.order if said[0] != wire.LOG]
+        assert order[2:4] == [(wire.TOLD, 3), (wire.READY, None)]
+        assert sorted(order[4:]) == [(wire.RESULT, 2), (wire.STOPPED, 3)]
         child.retire()
         assert child.wait() == 0
 

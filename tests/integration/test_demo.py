@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from heavyq import Queue
 from heavyq.demo import show
 from heavyq.demo.queues import Clip, Rung, Search, Trial
 from heavyq.job import wire
@@ -53,6 +54,7 @@ class Sent:
             id="1",
             name="x",
             queue_name="q",
+            prefix="bull",
             attempt=1,
             attempts_made=0,
             fence=1,
@@ -60,10 +62,13 @@ class Sent:
             slot=0,
             workdir=workdir,
             opts=b"{}",
+            parent=None,
             progress=0,
             checkpoint=None if checkpoint is None else json.loads(to_json(checkpoint)),
         )
-        self.job: Job[Any, Any] = Job(info, data, lambda kind, body: self.frames.append((kind, body)))
+        self.job: Job[Any, Any] = Job(
+            info, data, lambda kind, body: self.frames.append((kind, body)), queue=Queue("q"), check=lambda: None
+        )
 
     def of(self, kind: bytes) -> list[Any]:
         return [json.loads(body) for sent, body in self.frames if sent == kind]

@@ -135,6 +135,10 @@ class Child:
         """Wait for a row that a job logs."""
         self._find(lambda frame: frame.kind == wire.LOG and wire.split_run(frame.body) == (run, row.encode()))
 
+    def told(self, run: int) -> None:
+        """Wait for the answer to a STOP."""
+        self._find(lambda frame: frame.kind == wire.TOLD and frame.head == {"run": run})
+
     def expect(self, kind: bytes) -> Frame:
         """Wait for a frame of a kind."""
         return self._find(lambda frame: frame.kind == kind)

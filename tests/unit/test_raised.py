@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from heavyq.core.outcome import Failure
+from heavyq.core.retry import DELAY_MAX_MS
 from heavyq.errors import BadValue
 from heavyq.job import wire
 from heavyq.job.raised import RateLimited, RetryAfter, Snooze, Unrecoverable, WaitForChildren, said_by
@@ -67,3 +68,11 @@ def test_each_outcome_has_its_frame():
     assert head == ABOUT | {"reason": "exception", "evidence": {"peak_bytes": 1}, "final": True, "retry_ms": -1}
     assert frame_of(PutOff("snooze", 5), ABOUT) == (wire.LATER, ABOUT | {"what": "snooze", "delay_ms": 5}, b"")
     assert frame_of(Stopped(), ABOUT) == (wire.STOPPED, ABOUT, b"")
+
+
+def test_delays_of_more_than_a_year_are_cut_and_never_stays_never():
+    failure, long_ms = Failure("exception", "bad"), Snooze("400d").delay_ms
+    assert long_ms > DELAY_MAX_MS
+    assert frame_of(PutOff("snooze", long_ms), ABOUT)[1]["delay_ms"] == DELAY_MAX_MS
+    told = [frame_of(Failed(failure, retry_ms=ms), ABOUT)[1]["retry_ms"] for ms in (long_ms, NEVER, None)]
+    assert told == [DELAY_MAX_MS, NEVER, None]

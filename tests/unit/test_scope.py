@@ -14,6 +14,7 @@ import pytest
 
 from heavyq.job.loop import ChildLoop
 from heavyq.job.scope import Scope, current
+from tests.support.eventually import aeventually
 
 
 class Step:
@@ -139,6 +140,56 @@ def test_end_tells_of_a_task_that_stays_and_can_wait_again(loop):
     assert loop.run(scope.end(0.01)) is False
     gate.set()
     assert loop.run(scope.end(5.0)) is True
+
+
+def test_end_tells_of_a_thread_that_stays_and_cancels_what_has_not_begun(loop):
+    scope, gate, begun = Scope(), threading.Event(), []
+
+    def stays(n):
+        begun.append(n)
+        gate.wait(10)
+        raise ValueError(n)
+
+    async def job():
+        works = [asyncio.get_running_loop().run_in_executor(None, stays, n) for n in range(50)]
+        await aeventually(lambda: begun)
+        return works
+
+    works = loop.run(job(), scope)
+    stayed = not loop.run(scope.end(0.01))
+    gate.set()
+    assert stayed
+    assert loop.run(scope.end(5.0)) is True
+    assert [work.cancelled() for work in works] == [n not in begun for n in range(50)]
+    assert len(begun) < 50
+
+
+def test_end_lets_a_task_use_a_thread_for_its_own_end(loop):
+    scope, gate, ended = Scope(), threading.Event(), []
+
+    async def fills_the_threads():
+        for _ in range(50):
+            asyncio.get_running_loop().run_in_executor(None, gate.wait, 10)
+
+    async def quick():
+        await asyncio.Event().wait()
+
+    async def left():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            asyncio.get_running_loop().call_later(0.02, gate.set)
+            await asyncio.to_thread(ended.append, "in a thread")
+
+    async def job():
+        for work in (quick(), left()):
+            asyncio.create_task(work)  # noqa: RUF006 - left on purpose
+        await Step()
+
+    loop.run(fills_the_threads())
+    loop.run(job(), scope)
+    assert loop.run(scope.end(5.0)) is True
+    assert ended == ["in a thread"]
 
 
 def test_end_closes_generators_that_somebody_still_holds(loop):
