@@ -34,7 +34,8 @@ def call(head: Mapping[str, Any], parts: Mapping[bytes, bytes], run: Run) -> Non
 async def acall(head: Mapping[str, Any], parts: Mapping[bytes, bytes], limit_s: float = LIMIT_S) -> None:
     """Call the functions on the loop; plain ones in a thread, so that jobs go on beside them.
 
-    limit_s: for all of them. A thread cannot be ended: of one that takes too long only the waiting is.
+    limit_s: for all of them. A thread cannot be ended: of one that takes too long only the waiting is, and the
+    child does not count as clean.
     """
     import asyncio
 

@@ -51,6 +51,10 @@ SHOP = """
             raise ValueError(job.data.strategy)
         return {"odd": job.data.result}
 
+    @odd_q.on("failed")
+    async def odd_hook(event):
+        print("odd hook", event.job_id, event.data)
+
     @odd_q.backoff_strategy
     def odd_strategy(attempts_made, kind, error, job):
         return check(str(error)) and 1.0
@@ -358,6 +362,13 @@ def test_whatever_a_strategy_raises_makes_the_failure_final(child, run, what):
     frame = child.ended(run)
     assert (frame.head["reason"], frame.head["final"]) == ("exception", True)
     assert "the backoff strategy failed" in frame.head["detail"]
+
+
+@pytest.mark.parametrize("what", ["exit", "cancel"])
+def test_whatever_a_validator_raises_leaves_the_data_of_an_event_out(child, run, what):
+    child.hook(run, "failed", {b"data": json.dumps({"odd": what}).encode()}, queue="odd", id=str(run))
+    child.ended(run)
+    assert f"odd hook {run} None" in child.log
 
 
 def test_snooze_of_more_than_a_year_is_cut(child, run):
