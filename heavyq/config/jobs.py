@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
+from heavyq.config.policies import POLICIES, check_policies
 from heavyq.config.table import OPTIONS, find_option
 from heavyq.config.values import dedup_on_wire, keep_on_wire
 from heavyq.errors import BadValue
@@ -19,14 +20,6 @@ if TYPE_CHECKING:
     from heavyq.bullmq.options import Keep as WireKeep
     from heavyq.bullmq.parent import OnFailure
     from heavyq.config.profiles import Profile
-
-
-_POLICIES: Final[Mapping[str, OnFailure]] = {
-    "fail_parent_on_failure": "fail",
-    "continue_parent_on_failure": "continue",
-    "ignore_dependency_on_failure": "ignore",
-    "remove_dependency_on_failure": "remove",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +68,6 @@ def read_job_options(given: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     return read
 
 
-def check_policies(given: Mapping[str, Any], where: str) -> None:
-    """Raise BadValue if more than one policy is set for what a job's failure does to its parent."""
-    chosen = [name for name in _POLICIES if given.get(name)]
-    if len(chosen) > 1:
-        raise BadValue(f"{where}: {' and '.join(chosen)}: only one of them can hold when the job has failed")
-
-
 def job_settings(profile: Profile, queue_defaults: Mapping[str, Any], one_add: Mapping[str, Any]) -> JobSettings:
     """Resolve the options of one add.
 
@@ -123,10 +109,10 @@ def _on_failure(*levels: Mapping[str, Any]) -> OnFailure | None:
     """Return the policy of the first level that sets one. False there switches off what a later level sets."""
     off: set[str] = set()
     for level in levels:
-        for name, policy in _POLICIES.items():
+        for name, policy in POLICIES.items():
             if level.get(name) and name not in off:
                 return policy
-        off.update(name for name in _POLICIES if level.get(name) is False)
+        off.update(name for name in POLICIES if level.get(name) is False)
     return None
 
 

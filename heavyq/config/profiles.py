@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from typing_extensions import Unpack
 
-from heavyq.config.jobs import check_policies
+from heavyq.config.policies import check_policies
 from heavyq.config.table import OPTIONS, QueueOptions, find_option
 from heavyq.config.units import format_size
 from heavyq.config.values import Keep, exponential, fixed
