@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from heavyq.bullmq.clients import ClientInfo
     from heavyq.config.profiles import HEAVY, LIGHT, MEDIUM, STANDARD, Profile
-    from heavyq.config.values import Dedup, Keep, Rate, exponential, fixed
+    from heavyq.config.values import Dedup, Keep, Rate, custom, exponential, fixed
     from heavyq.core.outcome import Failure, Usage
     from heavyq.errors import (
         AddUnknown,
@@ -40,10 +41,11 @@ if TYPE_CHECKING:
     from heavyq.queue.ahandle import AsyncJobHandle
     from heavyq.queue.aqueue import AsyncQueue
     from heavyq.queue.connection import aclose, close, connect
-    from heavyq.queue.flow import AsyncFlowNode, Flow, FlowNode
+    from heavyq.queue.flow import AsyncFlow, AsyncFlowNode, Flow, FlowNode
     from heavyq.queue.handle import JobHandle
     from heavyq.queue.model import Model
-    from heavyq.queue.named import NamedQueue
+    from heavyq.queue.named import AsyncNamedQueue, NamedQueue
+    from heavyq.queue.operating import Metrics, Settings
     from heavyq.queue.queue import Queue
     from heavyq.queue.registry import around_job, canary, child_start, child_stop, preload
     from heavyq.queue.scheduling import Scheduler
@@ -57,10 +59,13 @@ __all__ = [
     "MEDIUM",
     "STANDARD",
     "AddUnknown",
+    "AsyncFlow",
     "AsyncFlowNode",
     "AsyncJobHandle",
+    "AsyncNamedQueue",
     "AsyncQueue",
     "BadValue",
+    "ClientInfo",
     "ConfigError",
     "Dedup",
     "Event",
@@ -75,6 +80,7 @@ __all__ = [
     "JobFailed",
     "JobHandle",
     "Keep",
+    "Metrics",
     "Model",
     "NamedQueue",
     "NoSuchJob",
@@ -94,6 +100,7 @@ __all__ = [
     "ResultGone",
     "RetryAfter",
     "Scheduler",
+    "Settings",
     "Snooze",
     "UnknownOption",
     "Unrecoverable",
@@ -107,6 +114,7 @@ __all__ = [
     "child_stop",
     "close",
     "connect",
+    "custom",
     "exponential",
     "fixed",
     "preload",
@@ -114,8 +122,9 @@ __all__ = [
 
 if not TYPE_CHECKING:  # type checkers would take any name at all for one that `__getattr__` knows
     _MODULES = {
+        "heavyq.bullmq.clients": ("ClientInfo",),
         "heavyq.config.profiles": ("HEAVY", "LIGHT", "MEDIUM", "STANDARD", "Profile"),
-        "heavyq.config.values": ("Dedup", "Keep", "Rate", "exponential", "fixed"),
+        "heavyq.config.values": ("Dedup", "Keep", "Rate", "custom", "exponential", "fixed"),
         "heavyq.core.outcome": ("Failure", "Usage"),
         "heavyq.job.context": ("Job",),
         "heavyq.job.event": ("JobEvent",),
@@ -123,10 +132,11 @@ if not TYPE_CHECKING:  # type checkers would take any name at all for one that `
         "heavyq.queue.ahandle": ("AsyncJobHandle",),
         "heavyq.queue.aqueue": ("AsyncQueue",),
         "heavyq.queue.connection": ("aclose", "close", "connect"),
-        "heavyq.queue.flow": ("AsyncFlowNode", "Flow", "FlowNode"),
+        "heavyq.queue.flow": ("AsyncFlow", "AsyncFlowNode", "Flow", "FlowNode"),
         "heavyq.queue.handle": ("JobHandle",),
         "heavyq.queue.model": ("Model",),
-        "heavyq.queue.named": ("NamedQueue",),
+        "heavyq.queue.named": ("AsyncNamedQueue", "NamedQueue"),
+        "heavyq.queue.operating": ("Metrics", "Settings"),
         "heavyq.queue.queue": ("Queue",),
         "heavyq.queue.registry": ("around_job", "canary", "child_start", "child_stop", "preload"),
         "heavyq.queue.scheduling": ("Scheduler",),

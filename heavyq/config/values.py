@@ -1,4 +1,4 @@
-"""Values that options take and that are no plain number: `Keep`, `Rate`, `Dedup`, `fixed()`, `exponential()`.
+"""Values that options take and that are no plain number: `Keep`, `Rate`, `Dedup`, and the backoffs.
 
 Owns how users write them. How they look on the wire is `heavyq.bullmq.options`' business.
 """
@@ -11,6 +11,7 @@ from typing import Final
 
 from heavyq.bullmq import dedup as wire_dedup
 from heavyq.bullmq import options as wire
+from heavyq.config.arguments import text, whole
 from heavyq.config.units import Duration, format_duration, parse_duration
 from heavyq.errors import BadValue
 
@@ -35,10 +36,8 @@ class Keep:
     def __post_init__(self) -> None:
         if self.count is None and self.age is None:
             raise BadValue("Keep() keeps everything: give count= or age=, or write remove_on_complete=False")
-        if self.count is not None and (isinstance(self.count, bool) or self.count < 0):
-            raise BadValue(f"Keep(count={self.count!r}): a number of jobs, 0 or more")
-        if isinstance(self.limit, bool) or self.limit < 1:
-            raise BadValue(f"Keep(limit={self.limit!r}): at least 1")
+        whole(self.count, "Keep(): count", optional=True)
+        whole(self.limit, "Keep(): limit", 1)
         if self.age is not None:
             try:
                 parse_duration(self.age)
@@ -46,9 +45,9 @@ class Keep:
                 raise BadValue(f"Keep(age=...): {error}") from None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Rate:
-    """At most `count` jobs start in each time of `per`.
+    """At most `count` jobs start in each time of `per`. Two are equal if they mean the same.
 
     count: 1 or more. per: a duration, of whole milliseconds.
     """
@@ -70,6 +69,12 @@ class Rate:
     def per_ms(self) -> int:
         """The time, in milliseconds."""
         return round(parse_duration(self.per) * 1000)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Rate) and (self.count, self.per_ms) == (other.count, other.per_ms)
+
+    def __hash__(self) -> int:
+        return hash((self.count, self.per_ms))
 
     def __str__(self) -> str:
         return f"{self.count}/{format_duration(self.per_ms / 1000)}"
@@ -155,11 +160,23 @@ def exponential(delay: Duration, *, jitter: float = 0.0) -> wire.Backoff:
     return _backoff("exponential", delay, jitter)
 
 
+def custom(kind: str, *, delay: Duration = 1, jitter: float = 0.0) -> wire.Backoff:
+    """Wait as the queue's `@backoff_strategy` says.
+
+    kind: BullMQ's custom type, which it is called with. delay: where it cannot be asked, for the job's process was
+    killed. jitter: 0 to 1, the part of that delay that is drawn at random.
+    """
+    text(kind, "custom(): the type")
+    if not kind:
+        raise BadValue("custom(): the type cannot be empty: write the one that @backoff_strategy is to be called with")
+    return _backoff(kind, delay, jitter)
+
+
 def _backoff(kind: str, delay: Duration, jitter: float) -> wire.Backoff:
     try:
         delay_ms = round(parse_duration(delay) * 1000)
     except BadValue as error:
         raise BadValue(f"{kind}({delay!r}): {error}") from None
-    if isinstance(jitter, bool) or not 0 <= jitter <= 1:
+    if isinstance(jitter, bool) or not isinstance(jitter, (int, float)) or not 0 <= jitter <= 1:
         raise BadValue(f"{kind}(jitter={jitter!r}): 0 to 1")
     return wire.Backoff(kind, delay_ms, float(jitter))

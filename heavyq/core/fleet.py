@@ -99,7 +99,10 @@ def count_kinds(children: Sequence[ChildView], seats: Mapping[Any, int], claims:
             here[1] += child.free
         elif child.free or child.starting:
             here[2] += 1
-    return {kind: KindView(seats[kind], *counted, claims.get(kind, 0)) for kind, counted in stands.items()}
+    return {
+        kind: KindView(seats[kind], busy, open_seats, idle, claims.get(kind, 0))
+        for kind, (busy, open_seats, idle) in stands.items()
+    }
 
 
 Kinds = Mapping[Hashable, KindView]

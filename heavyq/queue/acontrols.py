@@ -35,7 +35,7 @@ class AsyncControls(Generic[P]):
 
     async def priority_counts(self, *priorities: int) -> dict[int, int]:
         """Count the jobs that wait with each of these priorities, as `Queue.priority_counts`."""
-        return await (await self._link.aclient()).run(ops.priority_counts(self._link.key(), priorities))
+        return await self._link.adrive(operating.priority_counts(self._link.key(), priorities))
 
     async def settings(self) -> Settings:
         """Read what holds for workers of every kind, as `Queue.settings`."""

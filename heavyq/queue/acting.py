@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from heavyq.bullmq import ops
 from heavyq.bullmq.options import Keep
+from heavyq.config.arguments import text, whole
 from heavyq.errors import BadValue, JobError, NoSuchJob, WrongState
 from heavyq.linux.clock import epoch_ms
 from heavyq.queue.adding import check_size
+from heavyq.queue.link import QueueLink
 from heavyq.queue.snapshot import milliseconds
 from heavyq.queue.talk import run
 
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from heavyq.bullmq.job_hash import JobRecord
     from heavyq.bullmq.keys import QueueKey
     from heavyq.config.units import Duration
-    from heavyq.queue.link import QueueLink
     from heavyq.queue.talk import Talk
 
 _OVER: Final = ("completed", "failed")
@@ -39,6 +40,11 @@ def find(q: QueueKey, job_id: str) -> Talk[JobRecord]:
 
 def cancel(q: QueueKey, job_id: str, reason: str) -> Talk[bool]:
     """Fail a job that waits: True. Ask the worker of one that runs to stop it: False."""
+    text(reason, "cancel(): the reason")
+    return _cancel(q, job_id, reason)
+
+
+def _cancel(q: QueueKey, job_id: str, reason: str) -> Talk[bool]:
     record = yield from find(q, job_id)
     keep = record.opts.remove_on_fail or _KEPT
     match (yield from run(ops.cancel(q, job_id, reason=reason, now_ms=epoch_ms(), keep=keep))):
@@ -89,8 +95,7 @@ def detach(q: QueueKey, job_id: str) -> Talk[bool]:
 
 def change_priority(q: QueueKey, job_id: str, priority: int, *, lifo: bool) -> Talk[None]:
     """Give a job another priority."""
-    if isinstance(priority, bool) or not isinstance(priority, int):
-        raise BadValue(f"change_priority({priority!r}): a whole number; 1 runs first, 0 is none")
+    whole(priority, "change_priority(): priority (1 runs first, 0 is none)", None)
     return run(ops.change_priority(q, job_id, priority=priority, lifo=lifo))
 
 
@@ -112,22 +117,38 @@ def update_data(link: QueueLink, q: QueueKey, job_id: str, name: str | None, pay
 
 def logs(q: QueueKey, job_id: str, start: int, stop: int) -> Talk[list[str]]:
     """Read rows of a job's log; of a job that is not there, none."""
+    whole(start, "logs(): start", None)
+    whole(stop, "logs(): stop", None)
+    return _logs(q, job_id, start, stop)
+
+
+def _logs(q: QueueKey, job_id: str, start: int, stop: int) -> Talk[list[str]]:
     page = yield from run(ops.logs(q, job_id, start=start, stop=stop))
     return list(page.rows)
 
 
 def log(q: QueueKey, job_id: str, row: str, keep: int | None) -> Talk[int]:
     """Append a row to a job's log, and return how many it has."""
+    text(row, "log(): the row")
+    whole(keep, "log(): keep", optional=True)
     return run(ops.add_log(q, job_id, row, keep=keep))
 
 
 def clear_logs(q: QueueKey, job_id: str, keep: int | None) -> Talk[None]:
     """Drop a job's log."""
+    whole(keep, "clear_logs(): keep", optional=True)
     return run(ops.clear_logs(q, job_id, keep=keep))
 
 
-def children_values(q: QueueKey, job_id: str, of: QueueLink | None) -> Talk[dict[str, Any]]:
-    """Read what a job's completed children have returned, by their keys. of: only that queue's, in its type."""
+def children_values(q: QueueKey, job_id: str, queue: object) -> Talk[dict[str, Any]]:
+    """Read what a job's completed children have returned, by their keys. queue: only its, in its type; None: all."""
+    of = getattr(queue, "_link", None)
+    if queue is not None and not isinstance(of, QueueLink):
+        raise BadValue(f"children_values(): queue is a Queue, or None for all children; not {queue!r}")
+    return _children_values(q, job_id, of)
+
+
+def _children_values(q: QueueKey, job_id: str, of: QueueLink | None) -> Talk[dict[str, Any]]:
     found = yield from run(ops.children(q, job_id))
     base = "" if of is None else of.key().key("")
     decode = json.loads if of is None else of.types().result.decode

@@ -6,6 +6,7 @@ nothing: an add without an answer may have happened, and only the caller can kno
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,7 +30,7 @@ from heavyq.linux.clock import epoch_ms
 from heavyq.queue.talk import Atomic, RunMany, Talk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Sequence
 
     from heavyq.bullmq.op import Op
     from heavyq.queue.link import QueueLink
@@ -84,11 +85,15 @@ def add_many(link: QueueLink, jobs: Iterable[Any], options: Mapping[str, Any]) -
     shared = read_job_options(options, where=where)
     if "job_id" in shared:
         raise BadValue(f"{where}: one job_id cannot be that of several jobs: write (name, payload, {{'job_id': ...}})")
+    if not isinstance(jobs, Iterable):
+        raise BadValue(f"{where}: jobs is a list of payloads or (name, payload), and not {jobs!r}")
     key = link.key()
     drafts = []
     for n, job in enumerate(jobs):
         name, payload, own = _parts(job)
         here = f"{where}, job {n}"
+        if not isinstance(own, Mapping):
+            raise BadValue(f"{here}: its options are a dict, and not {own!r}")
         try:
             drafts.append(draft(link, key, name, payload, shared | read_job_options(own, where=here), here))
         except PayloadError as error:
@@ -103,7 +108,9 @@ def name_and_payload(what: tuple[Any, ...]) -> tuple[Any, Any]:
             return DEFAULT_NAME, payload
         case (name, payload):
             return name, payload
-    raise TypeError(f"add takes a payload, or a name and a payload, and not {len(what)} values")
+    options = len(what) > _NAMED and isinstance(what[_NAMED], Mapping)
+    hint = "; options go by name: add(name, payload, delay=...)" if options else ""
+    raise TypeError(f"add takes a payload, or a name and a payload, and not {len(what)} values{hint}")
 
 
 def draft(

@@ -98,8 +98,7 @@ class AsyncJobHandle(Snapshot[P, R], Generic[P, R]):
 
     async def children_values(self, queue: Queue[Any, R2] | None = None) -> dict[str, R2]:
         """Return what its completed children have returned, as `JobHandle.children_values`."""
-        of = None if queue is None else queue._link  # noqa: SLF001 - our own kind
-        return await self._link.adrive(acting.children_values(self._queue_key, self.id, of))
+        return await self._link.adrive(acting.children_values(self._queue_key, self.id, queue))
 
     async def failed_children_values(self) -> dict[str, str]:
         """Return why children have failed that the job goes on without, as `JobHandle.failed_children_values`."""

@@ -39,7 +39,7 @@ class Controls(Generic[P]):
 
     def priority_counts(self, *priorities: int) -> dict[int, int]:
         """Count the jobs that wait with each of these priorities; 0: without one."""
-        return self._link.client().run(ops.priority_counts(self._link.key(), priorities))
+        return self._link.drive(operating.priority_counts(self._link.key(), priorities))
 
     def settings(self) -> Settings:
         """Read what holds for workers of every kind: `paused`, `concurrency`, `rate`, `events_kept`, `version`."""

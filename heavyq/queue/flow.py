@@ -85,6 +85,8 @@ class Flow(Generic[P, R]):
         link, name, payload = _job_of(queue, what)
         where = f"Flow in queue {link.name!r}"
         read = read_job_options(options, where=where)
+        if not isinstance(children, Iterable):
+            raise BadValue(f"{where}: children is a list of flows, and not {children!r}")
         self._wanted = _Wanted(link, name, payload, read, where, tuple(_below(child, where) for child in children))
 
     def __repr__(self) -> str:

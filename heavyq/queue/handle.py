@@ -76,8 +76,8 @@ class JobHandle(Snapshot[P, R], Generic[P, R]):
     def cancel(self, reason: str = "") -> bool:
         """End the job: one that waits fails at once, with the reason `cancelled`; one that runs is stopped.
 
-        Returns True if it has failed now; False if it runs: its worker is told, and a processor that does not heed
-        `JobCancelled` is killed. A worker of BullMQ's takes no notice.
+        Returns True if it has failed now; False if it runs: its worker is told, and a processor that does not
+        stop is killed. A worker of BullMQ's takes no notice.
         Raises NoSuchJob, WrongState if it has ended already, or is its scheduler's next one.
         """
         return self._link.drive(acting.cancel(self._queue_key, self.id, reason))
@@ -125,8 +125,7 @@ class JobHandle(Snapshot[P, R], Generic[P, R]):
         queue: only its children, and their results in its type; without it those of all, as plain JSON.
         Raises JobError for a result that does not fit the type.
         """
-        of = None if queue is None else queue._link  # noqa: SLF001 - our own kind
-        return self._link.drive(acting.children_values(self._queue_key, self.id, of))
+        return self._link.drive(acting.children_values(self._queue_key, self.id, queue))
 
     def failed_children_values(self) -> dict[str, str]:
         """Return why children have failed that the job goes on without, by the child's full key."""

@@ -71,11 +71,12 @@ class QueueLink:
         """Return the types of one job name: its own if it has been declared, else the queue's."""
         said = self.named.get(job_name) if job_name is not None else None
         name = None if said is None else job_name
-        if name not in self._types:
+        types = self._types.get(name)
+        if types is None:  # kept in hand: another thread may forget them meanwhile
             declared: Any = said or self.declaration
             label = f"queue {self.name!r}" if name is None else f"job {name!r} of queue {self.name!r}"
-            self._types[name] = Types.of(label, declared.get("payload"), declared.get("result"))
-        return self._types[name]
+            types = self._types[name] = Types.of(label, declared.get("payload"), declared.get("result"))
+        return types
 
     def types_changed(self) -> None:
         """Forget the types that were made; what was declared has grown."""

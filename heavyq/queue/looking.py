@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from heavyq.bullmq.ops.counts import counts
 from heavyq.bullmq.ops.find import find
 from heavyq.bullmq.ops.page import PAGE_MAX, STATES, page
+from heavyq.config.arguments import text, whole
 from heavyq.errors import BadValue
 from heavyq.queue.talk import run, run_all
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 def get_job(q: QueueKey, job_id: str) -> Talk[JobRecord | None]:
     """Read a job; None if there is none."""
+    text(job_id, "get_job(): the job's id")
     return run(find(q, job_id))
 
 
@@ -31,8 +33,8 @@ def count(q: QueueKey) -> Talk[dict[str, int]]:
 
 def list_jobs(q: QueueKey, states: Sequence[str], offset: int, limit: int) -> Talk[list[JobRecord]]:
     """Read jobs of these states, one after the other; of all if none is named. offset, limit: through them all."""
-    if offset < 0 or limit < 0:
-        raise BadValue(f"jobs(offset={offset}, limit={limit}): neither can be negative")
+    whole(offset, "jobs(): offset")
+    whole(limit, "jobs(): limit")
     wanted = [check_state(state, "jobs()") for state in states] or STATES
     return _pages(q, wanted, offset, limit)
 

@@ -6,6 +6,7 @@ Nothing here is one transaction: jobs that come meanwhile may or may not be met.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal
@@ -16,6 +17,7 @@ from heavyq.bullmq.ops.clean import CLEAN_MAX, CLEANABLE
 from heavyq.bullmq.ops.page import PAGE_MAX
 from heavyq.bullmq.ops.promote_jobs import PROMOTE_MAX
 from heavyq.bullmq.ops.retry_jobs import RETRY_MAX
+from heavyq.config.arguments import text, whole
 from heavyq.config.values import Rate
 from heavyq.core.outcome import REASONS
 from heavyq.errors import BadValue, UsageError, WrongState
@@ -25,7 +27,7 @@ from heavyq.queue.snapshot import milliseconds, moment
 from heavyq.queue.talk import ClientList, run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
     from heavyq.bullmq.clients import ClientInfo
     from heavyq.bullmq.job_hash import JobRecord
@@ -81,6 +83,13 @@ def _rate(stored: tuple[int, int] | None) -> Rate | None:
         return None
 
 
+def priority_counts(q: QueueKey, priorities: Sequence[int]) -> Talk[dict[int, int]]:
+    """Count the jobs that wait with each of these priorities."""
+    for priority in priorities:
+        whole(priority, "priority_counts(): a priority")
+    return run(ops.priority_counts(q, priorities))
+
+
 def is_paused(q: QueueKey) -> Talk[bool]:
     """Tell whether nothing is leased."""
     return (yield from run(ops.meta(q))).paused
@@ -98,7 +107,7 @@ def clean(q: QueueKey, state: str, older_than: Duration, limit: int | None) -> T
     """Delete jobs of a state that are old enough; return their ids."""
     state = check_state(state, "clean()", CLEANABLE)
     grace_ms = milliseconds(older_than, "clean(older_than=...)")
-    _check_limit(limit, "clean")
+    whole(limit, "clean(): limit", optional=True)
     return _clean(q, state, grace_ms, limit)
 
 
@@ -132,7 +141,7 @@ def retry_jobs(
 ) -> Talk[None]:
     """Put jobs that have ended back among those that wait."""
     state = check_state(state, "retry_jobs()", _ENDED)
-    _check_limit(limit, "retry_jobs")
+    whole(limit, "retry_jobs(): limit", optional=True)
     if reason is not None and reason not in REASONS:
         raise BadValue(f"retry_jobs(reason={reason!r}): the reasons are: {', '.join(REASONS)}")
     ended: Ended = "failed" if state == "failed" else "completed"
@@ -175,7 +184,7 @@ def _reason_of(job: JobRecord) -> str:
 
 def promote_jobs(q: QueueKey, limit: int | None) -> Talk[None]:
     """Let delayed jobs run as soon as they may."""
-    _check_limit(limit, "promote_jobs")
+    whole(limit, "promote_jobs(): limit", optional=True)
     return _promote(q, limit)
 
 
@@ -196,6 +205,8 @@ def workers(q: QueueKey) -> Talk[list[ClientInfo]]:
 
 def metrics(q: QueueKey, which: Ended, start: int, stop: int) -> Talk[Metrics]:
     """Read how many jobs ended, minute by minute."""
+    whole(start, "metrics(): start", None)
+    whole(stop, "metrics(): stop", None)
     ended: Ended = "completed" if check_state(which, "metrics()", _ENDED) == "completed" else "failed"
     return _metrics(q, ended, start, stop)
 
@@ -208,6 +219,7 @@ def _metrics(q: QueueKey, which: Ended, start: int, stop: int) -> Talk[Metrics]:
 
 def set_concurrency(q: QueueKey, limit: int | None) -> Talk[None]:
     """Set how many of the queue's jobs run at once, on all workers together."""
+    whole(limit, "set_global_concurrency(): limit", 1, optional=True)
     return run(ops.set_concurrency(q, limit))
 
 
@@ -227,11 +239,22 @@ def rate_limit(q: QueueKey, delay: Duration) -> Talk[None]:
 
 def rate_limit_ttl(q: QueueKey, most: int | None) -> Talk[float]:
     """Return for how many seconds no job may start."""
+    whole(most, "rate_limit_ttl(): most", 1, optional=True)
+    return _rate_limit_ttl(q, most)
+
+
+def _rate_limit_ttl(q: QueueKey, most: int | None) -> Talk[float]:
     return max(0, (yield from run(ops.rate_limit_ttl(q, most)))) / 1000
 
 
 def emit(q: QueueKey, event: str, fields: Mapping[str, str]) -> Talk[str]:
     """Write an event of one's own."""
+    text(event, "emit(): the event's name")
+    if not isinstance(fields, Mapping):
+        raise BadValue(f"emit(): fields is a dict of texts, and not {fields!r}")
+    for name, value in fields.items():
+        text(name, "emit(): a field's name")
+        text(value, f"emit(): the field {name!r}")
     try:
         return run(ops.emit(q, event, fields))
     except UsageError as error:
@@ -246,8 +269,3 @@ def _since_ms(since: Duration | datetime | None) -> int:
             raise BadValue("retry_jobs(since=...): the moment has no time zone: write datetime.now(UTC) or the like")
         return round(since.timestamp() * 1000)
     return epoch_ms() - milliseconds(since, "retry_jobs(since=...)")
-
-
-def _check_limit(limit: int | None, what: str) -> None:
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
-        raise BadValue(f"{what}(limit={limit!r}): a number of jobs, or None for all of them")

@@ -185,7 +185,7 @@ class Queue(Controls[P], Processing[P, R], Generic[P, R]):
         cron: 5 fields, or 6 with seconds first, in the zone tz (an IANA name; else that of the workers). every: or
         the time between two jobs, shifted by offset. limit: so many jobs in all. start, end: none before, none after.
         immediately: the first job is due now. name: of its jobs; the scheduler's id if there is none. data, options:
-        of each of its jobs.
+        of each of its jobs; the queue's defaults for delay and deduplication do not hold for them.
         Raises BadValue, PayloadError, PayloadTooLarge, UnknownOption: nothing was changed.
         """
         where = f"upsert_scheduler({scheduler_id!r}) of queue {self.name!r}"

@@ -6,7 +6,7 @@ Owns how a schedule is written in Python. When a job is due, and what a worker d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Generic
 
@@ -14,6 +14,7 @@ from typing_extensions import TypeVar
 
 from heavyq.bullmq import ops
 from heavyq.bullmq.schedule import Repeat
+from heavyq.config.arguments import text, whole
 from heavyq.config.jobs import job_settings, read_job_options
 from heavyq.errors import BadValue, PayloadError
 from heavyq.linux.clock import epoch_ms
@@ -75,6 +76,9 @@ def repeat(
     """Return a schedule as the wire has it. where: for messages. Raises BadValue."""
     if (cron is None) == (every is None):
         raise BadValue(f'{where}: give cron="0 3 * * *" or every="10m", one of the two')
+    text(cron, f"{where}: cron", optional=True)
+    text(tz, f"{where}: tz", optional=True)
+    whole(limit, f"{where}: limit", 1, optional=True)
     if every is not None and tz is not None:
         raise BadValue(f"{where}: a time zone is for cron=, and every= has none")
     return Repeat(
@@ -99,12 +103,14 @@ def upsert(
     where: str,
 ) -> Talk[Scheduled]:
     """Make a scheduler, or change the one of that id."""
-    if not isinstance(scheduler_id, str) or not scheduler_id:
-        raise BadValue(f"{where}: the scheduler's id is text, and not {scheduler_id!r}")
+    text(scheduler_id, f"{where}: the scheduler's id")
+    text(name, f"{where}: the name of its jobs", optional=True)
     read = read_job_options(options, where=where)
     for option in _NOT_HERE:
         if option in read:
             raise BadValue(f"{where}: {option} is not for a scheduler, which makes many jobs")
+    # Defaults of the queue that a scheduler gives to its jobs itself, or that do not go with one.
+    settings = replace(job_settings(link.profile, link.declaration.options.job, read), delay_ms=0, dedup=None)
     codec = link.types(name or scheduler_id).payload
     if data is None:
         raw = None
@@ -114,8 +120,7 @@ def upsert(
             raise PayloadError(f"{where}: its jobs need data=...: {error}") from None
     else:
         raw = codec.encode(data)
-        check_size(link, raw, where)
-    settings = job_settings(link.profile, link.declaration.options.job, read)
+        check_size(link, raw, where, settings.size_limit)
     return run(
         ops.schedule(
             link.key(),
@@ -131,14 +136,19 @@ def upsert(
 
 def find(link: QueueLink, scheduler_id: str) -> Talk[Scheduler[Any] | None]:
     """Read one scheduler; None if there is none of that id."""
+    text(scheduler_id, "get_scheduler(): the scheduler's id")
+    return _find(link, scheduler_id)
+
+
+def _find(link: QueueLink, scheduler_id: str) -> Talk[Scheduler[Any] | None]:
     found = yield from run(ops.scheduler(link.key(), scheduler_id))
     return None if found is None else _seen(link, found)
 
 
 def list_all(link: QueueLink, offset: int, limit: int) -> Talk[list[Scheduler[Any]]]:
     """Read schedulers, the one that is due first first."""
-    if offset < 0 or limit < 0:
-        raise BadValue(f"schedulers(offset={offset}, limit={limit}): neither can be negative")
+    whole(offset, "schedulers(): offset")
+    whole(limit, "schedulers(): limit")
     return _pages(link, offset, limit)
 
 
@@ -155,6 +165,7 @@ def _pages(link: QueueLink, offset: int, limit: int) -> Talk[list[Scheduler[Any]
 
 def remove(link: QueueLink, scheduler_id: str) -> Talk[bool]:
     """Remove a scheduler and the job it has planned; False: there is none of that id."""
+    text(scheduler_id, "remove_scheduler(): the scheduler's id")
     return run(ops.unschedule(link.key(), scheduler_id))
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self
 
 from typing_extensions import TypeVar
 
+from heavyq.config.arguments import text
 from heavyq.config.units import Duration, parse_duration
 from heavyq.core.outcome import Failure, Usage
 from heavyq.errors import BadValue, JobError, JobFailed
@@ -41,6 +42,7 @@ class Snapshot(ABC, Generic[P, R]):
     def __init__(
         self, link: QueueLink, job_id: str, *, record: JobRecord | None = None, added: bool = False, since_ms: int = 0
     ) -> None:
+        text(job_id, f"a job's id in queue {link.name!r}")
         self._link = link
         self._record = record
         self._since_ms = since_ms

@@ -18,6 +18,7 @@ from redis.exceptions import (
     AuthenticationWrongNumberOfArgsError,
     AuthorizationError,
     ClusterDownError,
+    DataError,
     InvalidResponse,
     MasterDownError,
     NoPermissionError,
@@ -29,7 +30,7 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from heavyq.errors import ConfigError, HeavyqError, RedisRefused, RedisReplyError, RedisUnavailable
+from heavyq.errors import BadValue, ConfigError, HeavyqError, RedisRefused, RedisReplyError, RedisUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -211,6 +212,8 @@ def translate(error: Exception) -> HeavyqError:
             return RedisUnavailable(shown) if code in AWAY_CODES else RedisReplyError(shown)
         case redis.ConnectionError() | redis.TimeoutError() | OSError():
             return RedisUnavailable(text)
+        case DataError():
+            return BadValue(f"an argument cannot be sent to Redis: {text}")
         case _:
             raise error
 

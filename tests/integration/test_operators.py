@@ -331,7 +331,7 @@ def test_jobs_that_ended_are_cleaned_by_age_and_number(face: Face, queue: Any, r
     assert face(queue.clean("failed", limit=0)) == []
     with pytest.raises(BadValue, match='did you mean "failed"'):
         face(queue.clean("fialed"))
-    with pytest.raises(BadValue, match="limit=-1"):
+    with pytest.raises(BadValue, match="limit is a whole number, 0 or more, or None; not -1"):
         face(queue.clean("failed", limit=-1))
 
 
@@ -485,6 +485,16 @@ def test_a_scheduler_is_made_read_changed_and_removed(face: Face, queue: Any, ri
     assert face(queue.remove_scheduler("nightly")) is False
     assert face(queue.get_scheduler("nightly")) is None
     assert [each.id for each in face(queue.schedulers(offset=0, limit=5))] == ["tick"]
+
+
+def test_a_queue_s_defaults_that_no_scheduler_takes_do_not_hold_for_it(face: Face, valkey: Valkey, q: QueueKey) -> None:
+    options: dict[str, Any] = {"delay": "5m", "deduplication": "one"}
+    queue = face.of(Queue(q.name, prefix=q.prefix, connection=valkey.url, **options))
+    job = face(face(queue.upsert_scheduler("s", every="1h")).refresh())
+    assert (job.opts.delay_ms, job.opts.dedup) != (300_000, "one")
+    assert job.opts.dedup is None
+    with pytest.raises(PayloadTooLarge, match="size_limit"):
+        face(queue.upsert_scheduler("s", every="1h", data={"x": "y" * 100}, size_limit=10))
 
 
 @pytest.mark.parametrize(

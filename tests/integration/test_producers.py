@@ -310,7 +310,7 @@ def test_jobs_are_listed_by_state_in_order_with_pages(face: Face, rig: Rig, vide
     assert sorted(map(int, ids())) == list(range(1, 11))
     with pytest.raises(ValueError, match='"waiting"'):
         ids("waitng")
-    with pytest.raises(ValueError, match="negative"):
+    with pytest.raises(ValueError, match="limit is a whole number, 0 or more; not -1"):
         ids("waiting", limit=-1)
 
 

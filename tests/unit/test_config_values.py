@@ -7,7 +7,7 @@ import pytest
 from heavyq.bullmq import options as wire
 from heavyq.bullmq.dedup import Dedup as WireDedup
 from heavyq.config import OPTIONS, Dedup, Keep, Rate, exponential, fixed
-from heavyq.config.values import dedup_on_wire, keep_on_wire
+from heavyq.config.values import custom, dedup_on_wire, keep_on_wire
 from heavyq.errors import BadValue
 
 # ---- Keep
@@ -29,7 +29,17 @@ def test_retention_on_the_wire(value, count, age_s):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{}, {"count": -1}, {"count": True}, {"age": "long"}, {"age": 86_400}, {"count": 1, "limit": 0}]
+    "wrong",
+    [
+        {},
+        {"count": -1},
+        {"count": True},
+        {"count": "5"},
+        {"age": "long"},
+        {"age": 86_400},
+        {"count": 1, "limit": 0},
+        {"count": 1, "limit": "3"},
+    ],
 )
 def test_keep_that_means_nothing_is_refused(wrong):
     with pytest.raises(BadValue, match="Keep"):
@@ -42,11 +52,22 @@ def test_keep_that_means_nothing_is_refused(wrong):
 def test_backoffs_are_milliseconds_on_the_wire():
     assert fixed("60s", jitter=0.5) == wire.Backoff("fixed", 60_000, 0.5)
     assert exponential(0.25) == wire.Backoff("exponential", 250, 0.0)
+    assert custom("my-type", delay="2s") == wire.Backoff("my-type", 2_000, 0.0)
 
 
-@pytest.mark.parametrize("wrong", [lambda: fixed(60_000), lambda: exponential("1s", jitter=2), lambda: fixed("x")])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: fixed(60_000),
+        lambda: exponential("1s", jitter=2),
+        lambda: fixed("1s", jitter="x"),
+        lambda: fixed("x"),
+        lambda: custom(5),
+        lambda: custom(""),
+    ],
+)
 def test_bad_backoff_is_refused(wrong):
-    with pytest.raises(BadValue, match=r"fixed|exponential"):
+    with pytest.raises(BadValue, match=r"fixed|exponential|custom"):
         wrong()
 
 
@@ -89,6 +110,11 @@ def test_a_text_that_is_no_rate_is_refused_in_one_line(text):
 def test_a_rate_that_means_nothing_is_refused(count, per):
     with pytest.raises(BadValue, match="Rate"):
         Rate(count, per=per)
+
+
+def test_rates_that_mean_the_same_are_equal():
+    assert Rate(5, per="2s") == Rate(5, per=2.0)
+    assert len({Rate(5, per="2s"), Rate(5, per=2.0), Rate(5, per="3s"), Rate(4, per="2s")}) == 3
 
 
 # ---- Dedup

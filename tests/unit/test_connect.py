@@ -9,7 +9,7 @@ import redis
 from redis import exceptions as theirs
 from redis.connection import DefaultParser
 
-from heavyq.errors import ConfigError, RedisError, RedisRefused, RedisReplyError, RedisUnavailable
+from heavyq.errors import BadValue, ConfigError, RedisError, RedisRefused, RedisReplyError, RedisUnavailable
 from heavyq.store.connect import AWAY_CODES, check_server, check_url, make_client, too_old, translate
 
 
@@ -188,8 +188,12 @@ def test_no_answer_is_unavailable_and_says_something(error: Exception) -> None:
 
 
 def test_what_is_no_error_of_redis_is_not_hidden() -> None:
-    with pytest.raises(redis.DataError):
-        translate(redis.DataError("Invalid input of type: 'list'"))
+    with pytest.raises(redis.WatchError):
+        translate(redis.WatchError("a key has changed"))
+
+
+def test_what_cannot_be_sent_is_a_bad_value() -> None:
+    assert type(translate(redis.DataError("Invalid input of type: 'list'"))) is BadValue
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,8 @@ def test_a_call_that_is_no_add_is_a_type_error() -> None:
     for what in calls:
         with pytest.raises(TypeError, match="a payload, or a name and a payload"):
             Queue("v").add(*what)
+    with pytest.raises(TypeError, match=r"options go by name: add\(name, payload, delay=...\)"):
+        Queue("v").add("a", {}, {"delay": 5})  # type: ignore[call-overload]
     with pytest.raises(BadValue, match="name is text"):
         Queue("v").add(5, {})  # type: ignore[call-overload]
 

@@ -28,29 +28,37 @@ if next_run and id == 'repeat:' .. found[1] .. ':' .. digits(tonumber(next_run))
   return 'scheduled'
 end
 
--- Where the job waited, which it leaves; nil if it waits nowhere.
-local function leave_waiting()
+-- Where the job waits, and how it leaves there; nil if it waits nowhere.
+local function find_waiting()
   for _, set in ipairs({ 'delayed', 'prioritized', 'waiting-children' }) do
-    if redis.call('ZREM', key(set), id) == 1 then
-      return set
+    if redis.call('ZSCORE', key(set), id) then
+      return set, function()
+        redis.call('ZREM', key(set), id)
+      end
     end
   end
   for _, list in ipairs({ 'wait', 'paused' }) do
-    if redis.call('LREM', key(list), -1, id) > 0 then
-      return 'waiting'
+    if redis.call('LPOS', key(list), id, 'RANK', -1) then
+      return 'waiting', function()
+        redis.call('LREM', key(list), -1, id)
+      end
     end
   end
   return nil
 end
 
-local prev = leave_waiting()
+local prev, leave = find_waiting()
 if not prev then
   return 'over'
 end
-redis.call('HDEL', key(id), 'defa', 'hq:strikes')
-finish(read_settings(), id, { deduplication_id = found[3], parent_key = found[4], parent = found[5] }, {
+local settings = read_settings()
+local ending = {
   set = 'failed', prev = prev, field = 'failedReason', value = reason, now_ms = now_ms, keep = keep,
   fields = { 'hq:failure', '{"ats":' .. digits(integer(found[2])) .. ',' .. failure_tail },
   metrics_points = 0,
-})
+}
+redis.call('HDEL', key(id), 'defa', 'hq:strikes') -- takes no memory: a full server accepts what follows
+place_ended(id, ending)
+leave()
+finish(settings, id, { deduplication_id = found[3], parent_key = found[4], parent = found[5] }, ending)
 return 'failed'

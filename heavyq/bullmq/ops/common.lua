@@ -6,7 +6,10 @@
 -- are known only inside the scripts; on a cluster the prefix needs a hash tag for that.
 --
 -- Rules that every script keeps:
---   * arguments are checked, and ownership is decided, before the first write: scripts do not roll back;
+--   * arguments are checked, ownership is decided and the settings are read before the first write: scripts do not
+--     roll back;
+--   * a job is put where it goes before it is taken out of where it was: an error in between (a key of a wrong type)
+--     may leave it in two places, never in none;
 --   * no field is written to a job that does not exist (a ghost hash would swallow the next add of its id);
 --   * JSON is passed through as text, never encoded here (cjson turns [] into {} and cuts long integers);
 --   * a number becomes text by `digits`, for `..` and tostring keep only 14 digits.
@@ -210,17 +213,19 @@ local function promote_due(settings, now_ms)
   if #due == 0 then
     return
   end
-  redis.call('ZREM', key('delayed'), unpack(due))
   for _, id in ipairs(due) do
-    if job_exists(id) then
+    if not job_exists(id) then
+      redis.call('ZREM', key('delayed'), id)
+    else
       local priority = integer(redis.call('HGET', key(id), 'priority'))
       if priority > 0 then
         prioritize_last(id, priority)
       else
         push_last(settings, id)
       end
-      emit('waiting', 'jobId', id, 'prev', 'delayed')
+      redis.call('ZREM', key('delayed'), id)
       redis.call('HSET', key(id), 'delay', '0')
+      emit('waiting', 'jobId', id, 'prev', 'delayed')
     end
   end
   mark_ready(settings)
@@ -277,10 +282,14 @@ local function holds_lock(lease, job)
     and job.processed_on == lease.processed_on
 end
 
+local function is_active(lease)
+  return redis.call('LPOS', key('active'), lease.id, 'RANK', -1) ~= false
+end
+
 -- Whether the holder of this lease may write to its job.
 local function is_ours(lease)
   local job = read_leased(lease)
-  return job ~= nil and holds_lock(lease, job) and redis.call('LPOS', key('active'), lease.id) ~= false
+  return job ~= nil and holds_lock(lease, job) and is_active(lease)
 end
 
 -- Why a settle does not go on: it was done before ('settled'), the job is 'gone', or the lease is 'lost'.
@@ -308,25 +317,34 @@ local function children_refusal(lease)
   return nil
 end
 
--- Take the job out of `active` and end the lease; the fields in `...` go too.
--- False, and nothing written, if it was not there: then the lease is lost.
-local function leave_active(lease, ...)
-  if redis.call('LREM', key('active'), -1, lease.id) == 0 then
+-- Whether the job is in `active`, as it is to settle it; otherwise the lease is lost, and nothing is written. The first
+-- write takes no memory: a full server accepts those that follow it, and so every outcome.
+local function starts_leaving(lease)
+  if not is_active(lease) then
     return false
   end
-  redis.call('DEL', lease.lock)
   redis.call('SREM', key('stalled'), lease.id)
-  redis.call('HDEL', lease.key, 'hq:fence', 'hq:cancel', ...)
   return true
 end
 
--- Put a job that has just left `active` where it runs next.
-local function return_to_head(settings, lease, job)
+-- Take the job, which lies where it goes by now, out of `active` and end the lease; the fields in `...` go too.
+local function leave_active(lease, ...)
+  redis.call('LREM', key('active'), -1, lease.id)
+  redis.call('DEL', lease.lock)
+  redis.call('HDEL', lease.key, 'hq:fence', 'hq:cancel', ...)
+end
+
+-- Put a job where it runs next.
+local function place_at_head(settings, lease, job)
   if job.priority > 0 then
     prioritize_first(lease.id, job.priority)
   else
     push_first(settings, lease.id)
   end
+end
+
+-- Tell that a job came from `active` to where it waits.
+local function tell_returned(settings, lease)
   mark_ready(settings)
   emit_and_trim(settings, 'waiting', 'jobId', lease.id, 'prev', 'active')
 end

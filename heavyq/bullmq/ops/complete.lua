@@ -22,15 +22,18 @@ local refusal = settle_refusal(lease, job) or children_refusal(lease)
 if refusal then
   return refusal
 end
-if not leave_active(lease, 'hq:checkpoint', 'hq:strikes') then
+if not starts_leaving(lease) then
   return 'lost'
 end
 
 local settings = read_settings()
-finish(settings, lease.id, job, {
+local ending = {
   set = 'completed', prev = 'active', field = 'returnvalue', value = returnvalue, now_ms = now_ms, keep = keep,
   fields = settled_fields(lease, job, 12), metrics_points = metrics_points,
-})
+}
+place_ended(lease.id, ending)
+leave_active(lease, 'hq:checkpoint', 'hq:strikes')
+finish(settings, lease.id, job, ending)
 emit_if_drained()
 mark_freed_place(settings)
 return 'settled'

@@ -17,18 +17,19 @@ local refusal = settle_refusal(lease, job)
 if refusal then
   return refusal
 end
-if not leave_active(lease) then
+if not starts_leaving(lease) then
   return 'lost'
 end
 
 local due_ms = now_ms + delay_ms
+local settings = read_settings()
+push_delayed(lease.id, due_ms)
 redis.call('HSET', lease.key, 'delay', digits(delay_ms), 'hq:settled', lease.token, unpack(ARGV, 9))
 if burns_attempt then
   redis.call('HSET', lease.key, 'atm', digits(job.attempts_made + 1))
 end
 keep_cancel(lease.key, job.cancel_reason)
-local settings = read_settings()
-push_delayed(lease.id, due_ms)
+leave_active(lease)
 emit_and_trim(settings, 'delayed', 'jobId', lease.id, 'delay', digits(due_ms))
 mark_delayed()
 mark_freed_place(settings)

@@ -94,19 +94,22 @@ local function settled_fields(lease, job, n)
   return { 'atm', digits(job.attempts_made + 1), 'hq:settled', lease.token, unpack(ARGV, n) }
 end
 
--- What all jobs that end have in common, once they have left where they were. The outcome is written first, so
--- that nothing which is wrong elsewhere can cost it.
--- job: deduplication_id, parent_key and parent, as in read_leased.
+-- Write a job's outcome and put it where the ended are (or delete it), before it is taken out of where it was: nothing
+-- that is wrong elsewhere can cost the outcome, and what cannot be placed stays as it is.
 -- ending: set ('completed' or 'failed': also the event's name), prev (where the job was), field and value of the
 -- outcome, now_ms, keep, fields (pairs for the hash, flat), metrics_points (0: none are kept).
-local function finish(settings, id, job, ending)
+local function place_ended(id, ending)
   if ending.keep.count == 0 then
     delete_job(id)
-  else
-    redis.call('HSET', key(id), ending.field, ending.value, 'finishedOn', digits(ending.now_ms),
-      unpack(ending.fields))
-    redis.call('ZADD', key(ending.set), ending.now_ms, id)
+    return
   end
+  redis.call('ZADD', key(ending.set), ending.now_ms, id)
+  redis.call('HSET', key(id), ending.field, ending.value, 'finishedOn', digits(ending.now_ms), unpack(ending.fields))
+end
+
+-- What all jobs that end have in common, once they lie where the ended are and nowhere else.
+-- job: deduplication_id, parent_key and parent, as in read_leased.
+local function finish(settings, id, job, ending)
   trim_events(settings)
   if job.deduplication_id then
     end_deduplication(settings, job.deduplication_id, id, ending.now_ms)

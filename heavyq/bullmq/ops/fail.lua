@@ -21,15 +21,18 @@ local refusal = settle_refusal(lease, job)
 if refusal then
   return refusal
 end
-if not leave_active(lease, 'defa', 'hq:strikes') then
+if not starts_leaving(lease) then
   return 'lost'
 end
 
 local settings = read_settings()
-finish(settings, lease.id, job, {
+local ending = {
   set = 'failed', prev = 'active', field = 'failedReason', value = reason, now_ms = now_ms, keep = keep,
   fields = settled_fields(lease, job, 13), metrics_points = metrics_points,
-})
+}
+place_ended(lease.id, ending)
+leave_active(lease, 'defa', 'hq:strikes')
+finish(settings, lease.id, job, ending)
 local attempts_made = job.attempts_made + 1
 if attempts_made >= attempts then
   emit('retries-exhausted', 'jobId', lease.id, 'attemptsMade', digits(attempts_made))

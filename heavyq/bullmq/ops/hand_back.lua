@@ -20,14 +20,17 @@ local refusal = settle_refusal(lease, job)
 if refusal then
   return refusal
 end
-if not leave_active(lease) then
+if not starts_leaving(lease) then
   return 'lost'
 end
 
+local settings = read_settings()
+place_at_head(settings, lease, job)
 redis.call('HSET', lease.key, 'hq:settled', lease.token, unpack(ARGV, 7))
 keep_cancel(lease.key, job.cancel_reason)
+leave_active(lease)
 if limit_ms then
   redis.call('SET', key('limiter'), ALL_STARTED, 'PX', digits(limit_ms))
 end
-return_to_head(read_settings(), lease, job)
+tell_returned(settings, lease)
 return 'settled'

@@ -64,9 +64,10 @@ local function take_next()
   if id then
     return id
   end
-  id = redis.call('ZPOPMIN', key('prioritized'))[1]
+  id = redis.call('ZRANGE', key('prioritized'), 0, 0)[1]
   if id then
     redis.call('LPUSH', key('active'), id)
+    redis.call('ZREM', key('prioritized'), id)
   else
     redis.call('DEL', key('pc'))
   end

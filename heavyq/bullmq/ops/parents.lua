@@ -48,11 +48,12 @@ local function read_parent(id)
   return { id = id, delay_ms = integer(found[1]), priority = integer(found[2]), settings = read_settings() }
 end
 
--- Put a job of this queue, which waits for no child any more, where its delay or its priority says.
-local function place_released(parent, now_ms)
+-- Put a job of this queue, which waits in the set `from` for no child any more, where its delay or its priority says.
+local function place_released(parent, from, now_ms)
   if parent.delay_ms > 0 then
     local due_ms = now_ms + parent.delay_ms
     redis.call('ZADD', key('delayed'), due_ms * SCORE_PER_MS, parent.id)
+    redis.call('ZREM', key(from), parent.id)
     emit('delayed', 'jobId', parent.id, 'delay', digits(due_ms))
     mark_delayed()
     return
@@ -62,16 +63,17 @@ local function place_released(parent, now_ms)
   else
     push_first(parent.settings, parent.id)
   end
+  redis.call('ZREM', key(from), parent.id)
   emit('waiting', 'jobId', parent.id, 'prev', 'waiting-children')
   mark_ready(parent.settings)
 end
 
 local function release_here(id, now_ms)
   local parent = read_parent(id)
-  if not parent or redis.call('ZREM', key('waiting-children'), id) == 0 then
+  if not parent or not redis.call('ZSCORE', key('waiting-children'), id) then
     return false
   end
-  place_released(parent, now_ms)
+  place_released(parent, 'waiting-children', now_ms)
   return true
 end
 
@@ -121,13 +123,13 @@ local function doom_here(id, child_key, now_ms)
     return
   end
   local reason = 'child ' .. child_key .. ' failed'
-  if redis.call('ZREM', key('waiting-children'), id) == 1 then
+  if redis.call('ZSCORE', key('waiting-children'), id) then
     redis.call('HSET', key(id), 'defa', reason)
-    place_released(parent, now_ms)
-  elseif redis.call('ZREM', key('delayed'), id) == 1 then
+    place_released(parent, 'waiting-children', now_ms)
+  elseif redis.call('ZSCORE', key('delayed'), id) then
     redis.call('HSET', key(id), 'delay', '0', 'defa', reason)
     parent.delay_ms = 0
-    place_released(parent, now_ms)
+    place_released(parent, 'delayed', now_ms)
   elseif not redis.call('ZSCORE', key('failed'), id) then
     redis.call('HSET', key(id), 'defa', reason)
   end

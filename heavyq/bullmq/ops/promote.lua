@@ -8,10 +8,13 @@
 -- Mirrors BullMQ 5 and 6, promote.
 
 local id = ARGV[1]
-if not job_exists(id) or redis.call('ZREM', key('delayed'), id) == 0 then
+if not job_exists(id) or not redis.call('ZSCORE', key('delayed'), id) then
   return misplaced(id)
 end
-place_again(read_settings(), id, false)
-emit('waiting', 'jobId', id, 'prev', 'delayed')
+local settings = read_settings()
+place_again(settings, id, false)
+redis.call('ZREM', key('delayed'), id)
 redis.call('HSET', key(id), 'delay', '0')
+mark_ready(settings)
+emit('waiting', 'jobId', id, 'prev', 'delayed')
 return 'done'

@@ -12,10 +12,13 @@ local most = number_argument(1)
 local ids = redis.call('ZRANGE', key('delayed'), 0, most - 1)
 local settings = read_settings()
 for _, id in ipairs(ids) do
-  redis.call('ZREM', key('delayed'), id)
-  if job_exists(id) then
+  if not job_exists(id) then
+    redis.call('ZREM', key('delayed'), id)
+  else
     place_again(settings, id, false)
+    redis.call('ZREM', key('delayed'), id)
     redis.call('HSET', key(id), 'delay', '0')
+    mark_ready(settings)
     emit_and_trim(settings, 'waiting', 'jobId', id, 'prev', 'delayed')
   end
 end

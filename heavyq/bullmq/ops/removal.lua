@@ -133,22 +133,24 @@ end
 
 -- A parent of this queue, which waited for nothing but a job that is no more, may run; no event tells of it.
 local function release_silently(id, now_ms)
-  if not job_exists(id) or redis.call('ZREM', key('waiting-children'), id) == 0 then
+  if not job_exists(id) or not redis.call('ZSCORE', key('waiting-children'), id) then
     return
   end
+  local settings = read_settings()
   local found = redis.call('HMGET', key(id), 'delay', 'priority')
   local delay_ms, priority = integer(found[1]), integer(found[2])
   if delay_ms > 0 then
     push_delayed(id, now_ms + delay_ms)
+    redis.call('ZREM', key('waiting-children'), id)
     mark_delayed()
     return
   end
-  local settings = read_settings()
   if priority > 0 then
     prioritize_last(id, priority)
   else
     push_first(settings, id)
   end
+  redis.call('ZREM', key('waiting-children'), id)
   mark_ready(settings)
 end
 

@@ -9,7 +9,7 @@
 -- Differences: what heavyq knows of its runs goes with their count.
 
 local id, set, reset = ARGV[1], ARGV[2], ARGV[3] == '1'
-if not job_exists(id) or redis.call('ZREM', key(set), id) == 0 then
+if not job_exists(id) or not redis.call('ZSCORE', key(set), id) then
   return misplaced(id)
 end
 run_again(read_settings(), id, set, reset, asks_lifo(id))

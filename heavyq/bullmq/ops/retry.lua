@@ -6,7 +6,7 @@
 -- Returns  'settled', 'lost', 'gone'
 --
 -- Mirrors BullMQ 5 and 6, retry job.
--- Differences: ownership and replay as in complete; due jobs are promoted after the job has left `active`, so
+-- Differences: ownership and replay as in complete; due jobs are promoted once the lease is known to be held, so
 -- that a lost lease writes nothing; while paused, the list in use is kept.
 
 local lease, now_ms, lifo = lease_argument(1), number_argument(6), ARGV[7] == '1'
@@ -17,12 +17,10 @@ local refusal = settle_refusal(lease, job)
 if refusal then
   return refusal
 end
-if not leave_active(lease) then
+if not starts_leaving(lease) then
   return 'lost'
 end
 
-redis.call('HSET', lease.key, 'atm', digits(job.attempts_made + 1), 'hq:settled', lease.token, unpack(ARGV, 8))
-keep_cancel(lease.key, job.cancel_reason)
 local settings = read_settings()
 promote_due(settings, now_ms)
 if job.priority > 0 then
@@ -32,6 +30,8 @@ elseif lifo then
 else
   push_last(settings, lease.id)
 end
-mark_ready(settings)
-emit_and_trim(settings, 'waiting', 'jobId', lease.id, 'prev', 'active')
+redis.call('HSET', lease.key, 'atm', digits(job.attempts_made + 1), 'hq:settled', lease.token, unpack(ARGV, 8))
+keep_cancel(lease.key, job.cancel_reason)
+leave_active(lease)
+tell_returned(settings, lease)
 return 'settled'

@@ -25,7 +25,9 @@ end
 local ids, has_more = ids_to_retry()
 local settings = read_settings()
 for _, id in ipairs(ids) do
-  if redis.call('ZREM', key(set), id) == 1 and job_exists(id) then
+  if not job_exists(id) then
+    redis.call('ZREM', key(set), id)
+  elseif redis.call('ZSCORE', key(set), id) then
     run_again(settings, id, set, reset, false)
   end
 end

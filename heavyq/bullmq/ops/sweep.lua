@@ -25,13 +25,14 @@ end
 local function give_back(settings, id)
   local found = redis.call('HMGET', key(id), 'stc', 'rjk', 'hq:cancel')
   local stalls = integer(found[1]) + 1
+  push_first(settings, id)
+  redis.call('LREM', key('active'), -1, id)
   redis.call('HSET', key(id), 'stc', digits(stalls))
   if stalls > stalls_allowed and not has_scheduler(found[2]) then
     redis.call('HSET', key(id), 'defa', TOO_MANY) -- the next worker that leases it fails it, without running
   end
   keep_cancel(key(id), found[3])
   redis.call('HDEL', key(id), 'hq:fence', 'hq:cancel')
-  push_first(settings, id)
   emit('waiting', 'jobId', id, 'prev', 'active')
   emit('stalled', 'jobId', id)
 end
@@ -41,9 +42,12 @@ local function give_back_stalled(settings)
   local given_back = {}
   for _, id in ipairs(redis.call('SMEMBERS', key('stalled'))) do
     local is_held = redis.call('EXISTS', lock_key(id)) == 1
-    if not is_held and redis.call('LREM', key('active'), -1, id) > 0 and job_exists(id) then
+    local is_left = not is_held and redis.call('LPOS', key('active'), id, 'RANK', -1)
+    if is_left and job_exists(id) then
       give_back(settings, id)
       given_back[#given_back + 1] = id
+    elseif is_left then
+      redis.call('LREM', key('active'), -1, id)
     end
   end
   redis.call('DEL', key('stalled'))

@@ -20,18 +20,23 @@ if redis.call('EXISTS', lease.key .. ':unsuccessful') == 1 then
   return 'failed_children'
 end
 local has_pending = redis.call('EXISTS', lease.key .. ':dependencies') == 1
-if not leave_active(lease) then
+if not starts_leaving(lease) then
   return 'lost'
 end
 
-redis.call('HSET', lease.key, 'hq:settled', lease.token, unpack(ARGV, 7))
-keep_cancel(lease.key, job.cancel_reason)
 local settings = read_settings()
 if has_pending then
   redis.call('ZADD', key('waiting-children'), now_ms, lease.id)
+else
+  place_at_head(settings, lease, job)
+end
+redis.call('HSET', lease.key, 'hq:settled', lease.token, unpack(ARGV, 7))
+keep_cancel(lease.key, job.cancel_reason)
+leave_active(lease)
+if has_pending then
   emit('waiting-children', 'jobId', lease.id, 'prev', 'active')
   mark_freed_place(settings)
 else
-  return_to_head(settings, lease, job)
+  tell_returned(settings, lease)
 end
 return 'settled'
