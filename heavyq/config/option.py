@@ -214,7 +214,7 @@ def _read_keep(_option: Option, value: Any, _text: bool, _bare: bool) -> Keep | 
 def _read_backoff(_option: Option, value: Any, _text: bool, _bare: bool) -> Backoff:
     if isinstance(value, Backoff):
         return value
-    raise BadValue(f'{value!r} is no backoff: write fixed("60s") or exponential("1s")')
+    raise BadValue(f'{value!r} is no backoff: write fixed("60s"), exponential("1s"), or custom("my-type")')
 
 
 def _read_id(_option: Option, value: Any, _text: bool, _bare: bool) -> str:

@@ -173,6 +173,7 @@ def test_module_that_cannot_be_imported_is_exit_3(shell: Shell, case: str) -> No
     assert line.endswith(" (HEAVYQ_TRACEBACK=1 shows all of it)")
 
 
+@pytest.mark.long
 def test_module_that_ends_the_process_that_imports_it_is_exit_3(shell: Shell) -> None:
     ends = {"leaves": ("os._exit(7)", "exit code 7"), "kills": ("os.kill(os.getpid(), 9)", "signal 9")}
     for name, (text, _) in ends.items():

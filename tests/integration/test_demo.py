@@ -204,7 +204,7 @@ def running_demo(valkey: Valkey, prefix: str, tmp_path: Path) -> Iterator[Callab
         process.wait()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 @pytest.mark.usefixtures("processors")
 def test_interrupted_demo_leaves_no_process_no_file_and_hands_back(
     running_demo: Callable[[], subprocess.Popen[str]], signum: int, valkey: Valkey, prefix: str, tmp_path: Path

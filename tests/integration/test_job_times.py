@@ -38,8 +38,8 @@ APP = """
     @q.processor("moving")
     def moving(job):
         begin(job)
-        for n in range(12):
-            time.sleep(0.25)
+        for n in range(8):
+            time.sleep(0.2)
             job.update_progress(n)
         return "done"
 """
@@ -55,7 +55,7 @@ def test_job_is_stopped_at_its_own_timeouts_and_while_it_moves_it_is_not(
 ) -> None:
     over = jobs.add("still", attempts=2, hq={"timeout": 300})
     hung = jobs.add("still", hq={"progressTimeout": 400})
-    moving = jobs.add("moving", hq={"progressTimeout": 2000})
+    moving = jobs.add("moving", hq={"progressTimeout": 1200})
     worker = run_worker(APP)
     assert reason(jobs, hung) == ("hung", "stopped by heavyq: no progress for 0.4 s, its progress_timeout")
     assert reason(jobs, over) == ("timeout", "stopped by heavyq: the job ran longer than its timeout, 0.3 s")

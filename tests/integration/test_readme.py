@@ -226,6 +226,7 @@ def python(code: str, folder: Path, env: dict[str, str] | None = None) -> Finish
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", HOWTO)
 def test_modules_of_the_howtos_import(page: str, tmp_path: Path) -> None:
     """Those that are files import each other; those without a name stand for themselves; scripts are for readers."""

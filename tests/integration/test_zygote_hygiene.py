@@ -144,6 +144,7 @@ def test_two_threads_of_scikit_learn_in_a_preload_hook_hang_no_child(nest: Calla
         assert child.returned("fit") == child.returned("warmed")[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_two_threads_of_scikit_learn_in_module_level_code_are_caught_and_named(
     nest: Callable[..., Nest], library: str

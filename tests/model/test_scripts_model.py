@@ -774,7 +774,7 @@ def test_scripts_agree_with_the_model_whatever_happens(client, raw, prefix) -> N
     run_state_machine_as_test(
         Bound,
         settings=settings(
-            max_examples=150,
+            max_examples=100,
             stateful_step_count=50,
             deadline=None,
             print_blob=True,
