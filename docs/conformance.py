@@ -164,13 +164,15 @@ def _summary(found: list[Area], last: dict[str, Any]) -> str:
         for generation, other in (GENERATIONS, GENERATIONS[::-1])
     }
     about = {
-        generation: sum(line.only != other for line in lines) for generation, other in (GENERATIONS, GENERATIONS[::-1])
+        generation: sum(line.only != other for line in lines) - alone
+        for generation, other in (GENERATIONS, GENERATIONS[::-1])
     }
     versions = last["versions"]
     ran = ", ".join(f"{counts[g]} of {about[g]} with BullMQ {versions.get(g, g)}" for g in GENERATIONS)
     return (
         f"**{len(tested)} of {len(lines)} lines are proved by tests.** Seen to pass by the last recorded `make interop`"
-        f" ({last['date'] or 'none yet'}): {ran}; {alone} lines need no BullMQ beside heavyq (`alone`).\n"
+        f" ({last['date'] or 'none yet'}): {ran}; the other {alone} lines need no BullMQ beside heavyq"
+        " (`alone`). An empty cell: the line is about the other generation.\n"
     )
 
 
