@@ -1,5 +1,5 @@
 -- cancel: a job that waits fails at once; one that runs is told to stop by the worker that has it.
--- Uses: adding parents ending
+-- Uses: places adding parents ending
 --
 -- KEYS[1]  meta
 -- ARGV     1 id  2 now (ms)  3 failedReason (text)
@@ -22,11 +22,10 @@ if redis.call('LPOS', key('active'), id) then
   return 'asked'
 end
 
-local found = redis.call('HMGET', key(id), 'rjk', 'ats', 'deid', 'parentKey', 'parent')
-local next_run = found[1] and redis.call('ZSCORE', key('repeat'), found[1])
-if next_run and id == 'repeat:' .. found[1] .. ':' .. digits(tonumber(next_run)) then
+if is_scheduled_next(id) then
   return 'scheduled'
 end
+local found = redis.call('HMGET', key(id), 'ats', 'deid', 'parentKey', 'parent')
 
 -- Where the job waits, and how it leaves there; nil if it waits nowhere.
 local function find_waiting()
@@ -54,11 +53,11 @@ end
 local settings = read_settings()
 local ending = {
   set = 'failed', prev = prev, field = 'failedReason', value = reason, now_ms = now_ms, keep = keep,
-  fields = { 'hq:failure', '{"ats":' .. digits(integer(found[2])) .. ',' .. failure_tail },
+  fields = { 'hq:failure', '{"ats":' .. digits(integer(found[1])) .. ',' .. failure_tail },
   metrics_points = 0,
 }
 redis.call('HDEL', key(id), 'defa', 'hq:strikes') -- takes no memory: a full server accepts what follows
 place_ended(id, ending)
 leave()
-finish(settings, id, { deduplication_id = found[3], parent_key = found[4], parent = found[5] }, ending)
+finish(settings, id, { deduplication_id = found[2], parent_key = found[3], parent = found[4] }, ending)
 return 'failed'
